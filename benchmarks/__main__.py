@@ -34,6 +34,7 @@ SMALL = {
     "recurrent_forward.py": ["--batch", "1", "--length", "128", "--repeats", "1"],
     "sae_training.py": ["--rounds", "1", "--steps", "4"],
     "scans.py": ["--repeats", "1", "--length", "256"],
+    "spaces.py": ["--layers", "3", "4", "--tokens", "8192", "--width", "128"],
     "target_l0.py": ["--layers", "2", "--targets", "16", "--features", "256", "--tokens", "65536"],
 }
 

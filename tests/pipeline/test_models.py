@@ -57,8 +57,15 @@ def test_dictionaries_of_every_seed_and_those_that_comparisons_derive() -> None:
     assert (first.labels, first.derived) == (("sae", "seed1"), ("rotated",))
     assert first.encoded_labels == ("sae", "seed1", "rotated")
     without = recipe.changed(controls={"rotated": False, "neurons": False})
-    assert left_out(without) == ["rotated", "neurons"]
+    assert left_out(without) == ["rotated", "frozen_encoder", "neurons"]
     assert models_of(without).compared[0].derived == ()
+    asked = models_of(recipe.changed(controls={"frozen_encoder": True}))
+    assert asked.compared[0].derived == ("rotated", "frozen-encoder")
+    met = [plan for plan in planned(asked) if plan.comparison.name == "frozen-encoder"]
+    assert [plan.b.words for plan in met] == [
+        "mamba-s0@frozen-encoder",
+        "transformer-s0@frozen-encoder",
+    ]
 
 
 def test_a_model_that_is_compared_cannot_be_a_control_too() -> None:

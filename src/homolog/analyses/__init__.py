@@ -26,6 +26,7 @@ _LISTED = (
     "distribution",
     "layers",
     "spaces",
+    "space_null",
     "depth",
     "flow",
     "closest",

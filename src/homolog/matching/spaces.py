@@ -68,6 +68,25 @@ class SpaceSimilarity:
     kept_b: Int[np.ndarray, "layers_b"]
     n_tokens: int
 
+    @classmethod
+    def of(
+        cls,
+        numbers: Float[np.ndarray, "layers_a layers_b 2"],
+        norm: Float[np.ndarray, "layers"],
+        trace: Float[np.ndarray, "layers"],
+        kept: Int[np.ndarray, "layers"],
+        n_tokens: int,
+    ) -> SpaceSimilarity:
+        """Of |S_xy|^2 and SVCCA of each pair; norm, trace of S_xx, and kept: of A, then of B."""
+        n_a, freedom = len(numbers), max(n_tokens - 1, 1)
+        norm = np.where(norm == 0, np.nan, norm)
+        square, svcca = numbers.transpose(2, 0, 1)
+        cka = np.minimum(square / np.outer(norm[:n_a], norm[n_a:]), 1.0)
+        cka_chance = np.outer((trace / norm)[:n_a], (trace / norm)[n_a:]) / freedom
+        svcca_chance = np.sqrt(np.maximum.outer(kept[:n_a], kept[n_a:]) / freedom)
+        svcca_chance[np.isnan(svcca)] = np.nan
+        return cls(cka, svcca, cka_chance, svcca_chance, kept[:n_a], kept[n_a:], n_tokens)
+
 
 class SpaceMoments:
     """Means and scatter matrices over the tokens seen, for all layer pairs of two models.
@@ -119,7 +138,7 @@ class SpaceMoments:
                 remedy = "Give every layer once."
                 raise InputError(f"layers of residuals_{side}", len(residuals), requirement, remedy)
             for layer, (x, width) in enumerate(zip(residuals, widths, strict=True)):
-                n_tokens = _rows(f"residuals_{side}[{layer}]", x, width, n_tokens)
+                n_tokens = check_rows(f"residuals_{side}[{layer}]", x, width, n_tokens)
         assert n_tokens is not None
         spaces = (*residuals_a, *residuals_b)
         with single_threaded(self.threads) as pool:
@@ -196,24 +215,15 @@ class SpaceMoments:
             def pair(ij: tuple[int, int]) -> tuple[float, float]:
                 i, j = ij
                 cross = self._scatter[i, j].cpu()
-                svcca = _mean_correlation(whitening[i].T @ cross, whitening[j], self.n_tokens)
+                svcca = mean_correlation(whitening[i].T @ cross @ whitening[j], self.n_tokens)
                 return float(torch.linalg.vector_norm(cross)) ** 2, svcca
 
             pairs = [(i, n_a + j) for i in range(n_a) for j in range(n_b)]
-            numbers = np.array(list(pool.map(pair, pairs)))
+            numbers = np.array(list(pool.map(pair, pairs))).reshape(n_a, n_b, 2)
             norm = np.array([float(torch.linalg.vector_norm(s)) for s in scatter])
             trace = np.array([float(s.trace()) for s in scatter])
-        norm[norm == 0] = np.nan
-        square, svcca = numbers.reshape(n_a, n_b, 2).transpose(2, 0, 1)
-        cka = np.minimum(square / np.outer(norm[:n_a], norm[n_a:]), 1.0)
         kept = np.array([w.shape[1] for w in whitening])
-        freedom = max(self.n_tokens - 1, 1)
-        cka_chance = np.outer((trace / norm)[:n_a], (trace / norm)[n_a:]) / freedom
-        svcca_chance = np.sqrt(np.maximum.outer(kept[:n_a], kept[n_a:]) / freedom)
-        svcca_chance[np.isnan(svcca)] = np.nan
-        return SpaceSimilarity(
-            cka, svcca, cka_chance, svcca_chance, kept[:n_a], kept[n_a:], self.n_tokens
-        )
+        return SpaceSimilarity.of(numbers, norm, trace, kept, self.n_tokens)
 
     def _zeros(self, *shape: int) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
@@ -221,7 +231,7 @@ class SpaceMoments:
     def _add_block(self, block: list[Matrix], pool: Executor) -> None:
         def centre(part: Matrix) -> tuple[torch.Tensor, torch.Tensor]:
             x = _float64(part, self.device)
-            mean = _mean(x)
+            mean = mean_row(x)
             return mean, x - mean
 
         means, centred = zip(*pool.map(centre, block), strict=True)
@@ -279,8 +289,8 @@ def decoder_similarity(directions_a: Matrix, directions_b: Matrix) -> DecoderSim
 
     Raises InputError for other shapes, NaN, infinity, and rows of length 0, which have no cosine.
     """
-    n_pairs = _rows("directions_a", directions_a, None, None)
-    _rows("directions_b", directions_b, None, n_pairs)
+    n_pairs = check_rows("directions_a", directions_a, None, None)
+    check_rows("directions_b", directions_b, None, n_pairs)
     a, b = (_float64(x, torch.device("cpu")) for x in (directions_a, directions_b))
     for field, x in (("directions_a", a), ("directions_b", b)):
         if (empty := (x == 0).all(1)).any():
@@ -290,11 +300,11 @@ def decoder_similarity(directions_a: Matrix, directions_b: Matrix) -> DecoderSim
     with library_threads(1, "torch"):
         near_a, near_b = (_cosine_ranks(x[:RSA_PAIRS]) for x in (a, b))
         rsa = 0.5 * float((near_a * near_b).sum())
-        svcca = _mean_correlation(_scores(a).T, _scores(b), n_pairs)
+        svcca = mean_correlation(_scores(a).T @ _scores(b), n_pairs)
     return DecoderSimilarity(rsa if n_pairs > 2 else np.nan, svcca, n_pairs)
 
 
-def _rows(field: str, x: Matrix, width: int | None, n_rows: int | None) -> int:
+def check_rows(field: str, x: Matrix, width: int | None, n_rows: int | None) -> int:
     """Number of rows of a finite matrix of this width and number of rows (None: any)."""
     shape = tuple(x.shape)
     needed = (n_rows, width)
@@ -318,7 +328,7 @@ def _float64(x: Matrix, device: torch.device) -> torch.Tensor:
     return x.detach().to(device, torch.float64)
 
 
-def _mean(x: torch.Tensor) -> torch.Tensor:
+def mean_row(x: torch.Tensor) -> torch.Tensor:
     """Means (d,) of x (rows, d), around the first row, so that constants are not rounded."""
     return x[0] + (x - x[0]).mean(0)
 
@@ -329,23 +339,33 @@ def _whitening(scatter: torch.Tensor) -> torch.Tensor:
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if not scatter.any():
         return vectors[:, :0]
-    kept = int((values.cumsum(0) < VARIANCE * values.sum()).sum()) + 1
+    kept = n_kept(values)
     return vectors[:, :kept] / values[:kept].sqrt()
 
 
-def _mean_correlation(left: torch.Tensor, right: torch.Tensor, n_samples: int) -> float:
-    """Mean singular value of left (kept_a, any) @ right (any, kept_b), NaN for too few samples."""
-    kept_a, kept_b = left.shape[0], right.shape[1]
+def n_kept(values: torch.Tensor) -> int:
+    """How many of the eigenvalues (d,), descending and at least 0, make up `VARIANCE` of all."""
+    if not values.any():
+        return 0
+    return int((values.cumsum(0) < VARIANCE * values.sum()).sum()) + 1
+
+
+def mean_correlation(product: torch.Tensor, n_samples: int) -> float:
+    """Mean singular value of the product (kept_a, kept_b) of two sides' orthonormal scores.
+
+    NaN for too few samples.
+    """
+    kept_a, kept_b = product.shape
     if not kept_a or not kept_b or n_samples - 1 < SAMPLES_A_DIRECTION * (kept_a + kept_b):
         return np.nan
-    return float(torch.linalg.svdvals(left @ right).clamp(max=1).mean())
+    return float(torch.linalg.svdvals(product).clamp(max=1).mean())
 
 
 def _scores(x: torch.Tensor) -> torch.Tensor:
     """(rows, kept): orthonormal scores of x (rows, d) on the directions that SVCCA keeps."""
     if not len(x):
         return x[:, :0]
-    centred = x - _mean(x)
+    centred = x - mean_row(x)
     return centred @ _whitening(centred.T @ centred)
 
 

@@ -51,6 +51,7 @@ SPARSE = 0.06e-9  # an active feature and a dimension, in training
 ENTRY = 60e-9  # an activation that is written, with its statistics
 ADD = 1e-9  # products of two activations on a token, both sparse (the same page)
 ADD_DENSE = 2e-9  # the same where one is of a feature met densely
+TURNED = 0.6  # share of d_model that similarity of spaces keeps of a stream
 PASS = 0.02  # of a pair of layers, at least
 RESAMPLED = 50e-9  # an activation, in intervals
 BEYOND = 25e-9  # an activation, in what partners explain beyond controls
@@ -256,12 +257,14 @@ class Costs:
         pairs, tokens = a.n_layers * b.n_layers, self.recipe.corpus.match_tokens
         seconds = pairs * passes * self._pass(a, b, tokens)
         seconds += tokens * self._entries(a, b) * RESAMPLED * self.pace.shared
+        held = 0.0
         if "residuals" in plan.comparison.spaces:
             seconds += self._spaces(plan)
+            held = self._streams(plan)
         columns = [side.n_layers * self._columns(side) for side in (a, b)]
         rows = a.n_layers * a.width + b.n_layers * b.width
         found = pairs * (a.width + b.width) * (16 + 4 * (passes - 1))
-        memory = PROCESS + min(sum(columns), max(self._budget, max(columns)))
+        memory = PROCESS + max(held, min(sum(columns), max(self._budget, max(columns))))
         running = found + sum(columns) / max(1, len(self.models))  # prepared once, met often
         return Stage(title, "matching", seconds, memory, running, kept=BYTES_A_ROW * rows)
 
@@ -311,10 +314,22 @@ class Costs:
         tokens = self.recipe.matching.space_tokens
         models = (plan.a.model, plan.b.model)
         sizes = [(self.n_chosen(m), self.sizes[m.name].d_model) for m in models]
-        moments = 2 * tokens * math.prod(layers * d_model for layers, d_model in sizes)
+        turned = sum(layers * d_model**2 for layers, d_model in sizes) * (1 + TURNED)
+        pairs = math.prod(layers * TURNED * d_model for layers, d_model in sizes)
         spectra = sum(10 * layers * d_model**3 for layers, d_model in sizes)
+        spectra += 10 * math.prod(n for n, _ in sizes) * min(TURNED * d for _, d in sizes) ** 3
         read = sum(self.forward(model, tokens) for model in models)
-        return read + (moments + spectra) / self.pace.double if tokens else 0.0
+        products = 2 * tokens * (turned + pairs) / self.pace.products
+        return read + products + spectra / self.pace.double if tokens else 0.0
+
+    def _streams(self, plan: Planned) -> float:
+        """Bytes of the streams of the second model, beside what is kept of those of the first."""
+        tokens = min(self.recipe.matching.space_tokens, self.recipe.corpus.match_tokens)
+        sizes = [
+            self.n_chosen(side.model) * self.sizes[side.model.name].d_model
+            for side in (plan.a, plan.b)
+        ]
+        return 4.0 * tokens * (TURNED * sizes[0] + sizes[1])
 
     def _neighbours(self, tokens: float) -> float:
         """Seconds in which each layer of every compared model meets the next, once."""

@@ -11,11 +11,11 @@ import torch
 from homolog.analyses.material import Material
 from homolog.corpus import TokenWindows
 from homolog.corpus.together import Alignment
-from homolog.features import capture_residuals
+from homolog.features import capture
 from homolog.matching import PairMatch
 from homolog.matching.homologs import LEAST_R
-from homolog.matching.spaces import SpaceMoments, decoder_similarity
-from homolog.pipeline.dictionaries import shards_of
+from homolog.matching.principal import similarity, turned
+from homolog.matching.spaces import decoder_similarity
 from homolog.pipeline.matches import read_pair
 from homolog.pipeline.text import MATCH
 from homolog.record.sides import Side, StudyModel
@@ -33,28 +33,19 @@ def compare_residuals(
     text, other = (material.windows(MATCH, model.name) for model in (a, b))
     text = text[: -(-material.recipe.matching.space_tokens // text.context)]
     same = material.texts_of(a.name, b.name) is None
-    sides = [(material.model(model), material.layers(model.name)) for model in (a, b)]
-    widths = [[model.d_model] * len(layers) for model, layers in sides]
-    moments = SpaceMoments(*widths, device=material.recipe.run.device, threads=threads)
-    larger, held = max(sides, key=lambda side: len(side[1]) * side[0].d_model)
-    for shard in shards_of(material, larger, text, len(held)):
-        part = shard.of(text)
-        parts, rows = ((part, part), None) if same else _ends_of_units(part, other)
-        residuals = [
-            capture_residuals(model, own, layers)
-            for (model, layers), own in zip(sides, parts, strict=True)
-        ]
-        if rows is not None:
-            residuals = [
-                {i: x[torch.from_numpy(last).to(x.device)] for i, x in layers.items()}
-                for layers, last in zip(residuals, rows, strict=True)
-            ]
-        moments.add(*([layers[i] for i in sorted(layers)] for layers in residuals))
-    similarity = moments.similarity()
+    texts, rows = ((text, text), (None, None)) if same else _ends_of_units(text, other)
+    device, scores = torch.device(material.recipe.run.device), []
+    for model, windows, last in zip((a, b), texts, rows, strict=True):
+        loaded, layers = material.model(model), material.layers(model.name)
+        streams = capture(loaded, windows, [loaded.own_site(layer) for layer in layers])
+        if last is not None:
+            streams = [x[torch.from_numpy(last)] for x in streams]
+        scores.append(turned(streams, device=device, threads=threads))
+    found = similarity(*scores, threads=threads)
     return {
-        (own, other): {"cka": float(similarity.cka[i, j]), "svcca": float(similarity.svcca[i, j])}
-        for i, own in enumerate(sides[0][1])
-        for j, other in enumerate(sides[1][1])
+        (own, other): {"cka": float(found.cka[i, j]), "svcca": float(found.svcca[i, j])}
+        for i, own in enumerate(material.layers(a.name))
+        for j, other in enumerate(material.layers(b.name))
     }
 
 

@@ -19,6 +19,7 @@ from homolog.matching.stability import with_stability
 from homolog.matching.tables import STABILITY
 from homolog.matching.variance import variance_table
 from homolog.matching.verdict import resampled_shares, resampled_table, verdicts
+from homolog.pipeline.models import left_out
 from homolog.pipeline.text import MATCH
 from homolog.record.comparisons import (
     COMPARISONS,
@@ -41,10 +42,11 @@ PARTNER_SETS = [c.name for c in (MAIN, MAIN_SEED, SAE_SEED, MODEL_SEED)]
 
 def controls_of(material: Material, saes: pl.DataFrame) -> FittedControls:
     """The controls of the result: every baseline that is as well fitted as what it controls."""
+    off = left_out(material.recipe)
     baselines = [
         _baseline(c, material.models)
         for c in COMPARISONS
-        if c.role == "baseline" and c.kind == MAIN.kind
+        if c.role == "baseline" and c.kind == MAIN.kind and not (c.extra and c.setting in off)
     ]
     return fitted(baselines, saes, material.recipe.matching.control_gap)
 

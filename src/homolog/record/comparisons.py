@@ -31,6 +31,7 @@ class Comparison:
     models' similarity is measured beside the features', "residuals" and "decoders".
     needed: without it there is nothing to report.
     setting: the key of the recipe's [controls] that can leave it out; none: it always runs.
+    extra: it is left out unless that key asks for it, and no verdict says that it is missing.
     derived: makes the partner's dictionary from its main one, (dictionary, seed, sample of inputs)
     to dictionary: the function, or its name as "package.module:function".
     ordered: on average, the result is expected to lie well above it (a baseline) or not above it
@@ -52,6 +53,7 @@ class Comparison:
     spaces: tuple[Literal["residuals", "decoders"], ...] = ()
     needed: bool = False
     setting: str | None = None
+    extra: bool = False
     derived: Callable[..., Any] | str | None = None
     ordered: bool = True
     sentence: str = ""
@@ -137,6 +139,23 @@ ROTATED = Comparison(
     setting="rotated",
     derived="homolog.dictionaries.controls:rotated",
 )
+FROZEN_ENCODER = Comparison(
+    "frozen-encoder",
+    "baseline",
+    "A random|encoder",
+    "the other model read through an encoder of random directions, each firing as often as a "
+    "trained feature: what a dictionary whose encoder was never trained gives",
+    lambda models: [
+        (Side(a), Side(b, "frozen-encoder"))
+        for a, b in models.directions
+        if "frozen-encoder" in b.derived
+    ],
+    ("#5f6f7a", "#9fb0bb"),
+    sentence="{} with random encoders",
+    setting="frozen_encoder",
+    extra=True,
+    derived="homolog.dictionaries.controls:random_directions",
+)
 SAE_SEED = Comparison(
     "sae-seed",
     "skyline",
@@ -207,6 +226,7 @@ COMPARISONS: list[Comparison] = [
     RANDOM_MODEL,
     OWN_RANDOM,
     ROTATED,
+    FROZEN_ENCODER,
     SAE_SEED,
     SAE_SEEDS,
     TOKENS,

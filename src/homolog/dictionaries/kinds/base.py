@@ -45,6 +45,16 @@ class KindSettings(Settings):
     of the model.
     """
 
+    freeze_encoder: bool = False
+    """Keep the encoder's matrix at its random start and learn the rest: a control
+    (arXiv 2602.14111).
+    """
+
+    decoder_cosine: float | None = Field(default=None, gt=0, lt=1)
+    """Keep each decoder row at a cosine of at least so much with its random start, as 0.8 in
+    arXiv 2602.14111: a control, between a frozen decoder and a free one.
+    """
+
     target_l0: float | None = Field(default=None, gt=0)
     """Features active on a token that every dictionary is to have, in place of the setting that
     decides how sparse it is: that is k, or the weight of a penalty, which is then found for each.
@@ -55,6 +65,11 @@ class KindSettings(Settings):
 
     found: ClassVar[str | None] = None
     """The setting that `target_l0` finds: the weight of the penalty."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether some of its directions are kept at, or near, their random start."""
+        return self.freeze_decoder or self.freeze_encoder or self.decoder_cosine is not None
 
     @model_validator(mode="after")
     def _one_sparsity(self) -> "KindSettings":

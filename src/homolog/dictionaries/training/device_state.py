@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from homolog.dictionaries.training.bounds import Bounds
 from homolog.dictionaries.training.state import Report, SaeState, Trainee, TrainingDivergedError
 from homolog.errors import InputError
 
@@ -37,6 +38,7 @@ class DeviceState(Trainee):
         self.scalars[:] = host.scalars
         trees = host.weights, host.mean, host.square
         self._hold([self._own(tree.flat) for tree in trees], self.device)
+        self.bounds = Bounds.of(self.config, self.weights)
         self.silent = self._own(host.silent)
         self.fired, self.fired_since = (torch.zeros_like(self.silent) for _ in range(2))
         self.norms = torch.ones(self.d_sae, device=self.device)

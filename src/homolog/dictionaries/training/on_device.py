@@ -105,6 +105,7 @@ def take_step(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
         losses = _dense_step(state, batch)
     for name in state.kind.thresholds:
         state.weights.vectors[state.vectors.index(name)].clamp_(min=0)
+    state.put_back()
     state.end_step(step, len(x), *losses)
 
 

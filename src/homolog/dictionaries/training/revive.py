@@ -26,7 +26,7 @@ def revive(state: Trainee, x: torch.Tensor, error: np.ndarray, step: int) -> int
     and seeds.
     """
     training = state.training
-    if not state.kind.redraws or state.config.freeze_decoder:
+    if not state.kind.redraws or state.config.is_held:
         return 0
     if step + 1 > training.revive_until * training.n_steps:
         return 0

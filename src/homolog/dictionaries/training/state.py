@@ -19,6 +19,7 @@ from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.kinds import KindSettings, Rules, kind_of
 from homolog.dictionaries.seeds import generator
 from homolog.dictionaries.training import rows
+from homolog.dictionaries.training.bounds import Bounds
 from homolog.dictionaries.training.target import TargetL0
 
 
@@ -87,6 +88,8 @@ class Trainee:
     """The same since the last report."""
     norms: Any
     """Of decoder rows."""
+    bounds: Bounds | None = None
+    """What steps must not move."""
 
     def __init__(
         self,
@@ -186,6 +189,12 @@ class Trainee:
             if len(half):
                 half.copy_(torch.as_tensor(whole))
         self.measure_norms()
+
+    def put_back(self) -> None:
+        """After a step: what it must not have moved."""
+        if self.bounds is not None:
+            self.bounds.put_back(self.weights)
+            Trainee.refresh(self)
 
     def begin_report(self) -> None:
         """Set the sums behind `Report` to 0."""
@@ -290,6 +299,7 @@ class SaeState(Trainee):
         w.W_enc_T[:] = directions * start.norm
         w.W_dec[:] = directions * (1.0 if self.unit else start.norm)
         w.vectors[:] = np.array(start.vectors)[:, None]
+        self.bounds = Bounds.of(self.config, w)
         self.scalars[0] = self.k or self.d_sae
 
     def measure_norms(self) -> None:

@@ -58,6 +58,7 @@ def take_step(
     for name in state.kind.thresholds:
         row = w.vectors[state.vectors.index(name)]
         np.maximum(row, 0, out=row)
+    state.put_back()
     state.silent += len(x)
     state.silent[state.fired > 0] = 0
     state.add_to_report(squared, penalty * float(scratch.penalised.sum()), len(x))

@@ -53,6 +53,12 @@ class Controls(Settings):
     rotated: bool = True
     """The partner model's dictionaries with randomly rotated directions."""
 
+    frozen_encoder: bool = False
+    """The partner model read through random directions that fire as often as its features: the
+    features of a dictionary whose encoder is frozen at random, whatever its decoder learns
+    (arXiv 2602.14111).
+    """
+
     current_token: bool = True
     """One feature for each token of the vocabulary: what knowing the current token alone gives."""
 
@@ -117,3 +123,6 @@ class Matching(Settings):
     """Tokens for the similarity of the residual streams (CKA, SVCCA), the first of the match
     tokens; 0: none.
     """
+
+    space_permutations: int = Field(default=199, ge=0)
+    """Random orders of documents behind the null of that similarity; 0: none."""

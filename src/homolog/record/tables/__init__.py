@@ -61,6 +61,8 @@ from homolog.record.tables.matching import (
     MATCHES,
     RESAMPLED,
     SHARED,
+    SPACE_MODELS,
+    SPACE_TESTS,
     SUMMARY,
     TREE,
     VARIANCE,
@@ -78,6 +80,8 @@ TASK_TABLES = (
 TABLES = (
     MATCHES,
     LAYERS,
+    SPACE_TESTS,
+    SPACE_MODELS,
     SUMMARY,
     SAES,
     SHARED,

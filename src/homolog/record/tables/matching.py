@@ -109,6 +109,47 @@ LAYERS = table(
     decoder_svcca=(F64, "the same by SVCCA"),
     n_pairs=(I64, "those pairs"),
 )
+SPACE_ALPHA = 0.05
+"""Level at which a pair of layers is beyond chance, for all pairs together."""
+_SPACES_OF = {
+    "comparison": (TEXT, "which comparison"),
+    "model": (TEXT, "one model"),
+    "best_model": (TEXT, "the other"),
+}
+SPACE_TESTS = table(
+    "space_tests",
+    "pair of layers of two models and similarity, held against chance (`matching/space_null.py`)",
+    **_SPACES_OF,
+    measure=(TEXT, "cka, svcca or mutual_knn, over rows that are a part of the text"),
+    layer=(I32, "block of the one model"),
+    best_layer=(I32, "block of the other"),
+    diagonal=(BOOL, "both are about as deep: a part of the diagonal that is tested"),
+    value=(F64, "the similarity; NaN where undefined, as what follows"),
+    null_mean=(F64, "its mean with the documents of the other model in random order"),
+    null_high=(F64, "95 % quantile of that"),
+    excess=(F64, "(value - null_mean) / (1 - null_mean): 0 by chance, 1 for the same space"),
+    p=(F64, "chance of so high a value under the null, of this pair alone"),
+    p_max=(F64, "the same of the highest of all pairs of layers, in standard deviations of each"),
+)
+SPACE_MODELS = table(
+    "space_models",
+    "two models and similarity of their layers",
+    **_SPACES_OF,
+    measure=(TEXT, "cka, svcca or mutual_knn"),
+    n_documents=(I64, "documents that were put in random order"),
+    n_rows=(I64, "rows of them that were compared"),
+    n_permutations=(I64, "random orders"),
+    n_pairs=(I64, "pairs of layers with a value"),
+    n_called=(I64, f"of them with p_max of at most {SPACE_ALPHA}"),
+    layer=(I32, "block of the pair with the highest excess"),
+    best_layer=(I32, "its block of the other model"),
+    value=(F64, "similarity of that pair"),
+    p_max=(F64, "its p_max: the chance of finding such a pair by looking for it"),
+    mean_excess=(F64, "mean excess of all pairs"),
+    diagonal=(F64, "mean value of layers of about the same depth (`matching/diagonal.py`)"),
+    elsewhere=(F64, "mean of all others"),
+    diagonal_p=(F64, "chance of so strong a diagonal with the layers in random order"),
+)
 SUMMARY = table(
     "summary",
     "comparison, direction and stratum",
