@@ -41,13 +41,12 @@ const explorerFeature = (() => {
   }
 
   function scatter({ x, y, top }, names) {
-    const [xs, ys] = [x, y].map((packed) => explorer.unpacked(packed));
     const SIZE = 240, LEFT = 34, BELOW = 34, at = (share) => share / 255 * SIZE;
     const text = (content, attributes) => element("text", { xmlns: SVG, ...attributes }, content);
-    const dots = [...xs].map((value, i) => element("circle", {
-      xmlns: SVG, cx: LEFT + at(value), cy: SIZE - at(ys[i]), r: 2.6 }));
+    const dots = [...x].map((value, i) => element("circle", {
+      xmlns: SVG, cx: LEFT + at(value), cy: SIZE - at(y[i]), r: 2.6 }));
     const tops = top.map((value) => number(value));
-    const words = `Activations at ${xs.length} tokens: ${names[0]} to the right, up to ${tops[0]}; ` +
+    const words = `Activations at ${x.length} tokens: ${names[0]} to the right, up to ${tops[0]}; ` +
       `${names[1]} upwards, up to ${tops[1]}`;
     const box = `-4 -8 ${SIZE + LEFT + 14} ${SIZE + BELOW + 12}`;
     return element("figure", { class: "activations" },
