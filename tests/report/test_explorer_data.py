@@ -160,6 +160,33 @@ def test_windows_stand_once_in_the_text(tmp_path: Path) -> None:
     ]
 
 
+def test_an_example_of_33_tokens_takes_few_bytes(tmp_path: Path) -> None:
+    """130 features with 28 each, of 16 windows of 128 tokens: as JSON a context has 200 bytes."""
+    rng = np.random.default_rng(0)
+    text, rows = rng.integers(0, len(VOCABULARY), (16, 128)), []
+    for i in range(28 * 130):
+        window, start, value = int(rng.integers(16)), int(rng.integers(96)), 10 * rng.random()
+        values = np.where(np.arange(33) == 24, value, 0.0).tolist()
+        tokens = text[window, start : start + 33].tolist()
+        place = {"document": window, "window": window, "start": start, "position": start + 24}
+        rows.append(
+            place
+            | {"feature": i // 28, "quantile": 1.0, "value": value}
+            | {"tokens": tokens + [0] * (33 - len(tokens)), "values": values}
+        )
+    only = {(A, 0): CONTEXTS.frame(rows)}
+    index = planted(tmp_path, contexts=lambda *layer: only.get(layer), scatter=no_scatter)
+    bare = planted(tmp_path / "bare", contexts=lambda *layer: None, scatter=no_scatter)
+
+    def size(index: Path, *names: str) -> int:
+        return sum(
+            file.stat().st_size for name in names for file in (index.parent / "data").glob(name)
+        )
+
+    details = ("features/0-0-*.js", "text/*.js")
+    assert size(index, *details) - size(bare, *details) < 15 * len(rows)
+
+
 def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
     first, second, third = data(index, "features/0-0-0")["features"][:3]
     assert (
