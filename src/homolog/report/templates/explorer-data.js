@@ -39,8 +39,8 @@ const explorer = (() => {
   }
   const TYPES = { u8: Uint8Array, u16: Uint16Array, u32: Uint32Array };
   async function unpacked(base64) {
-    const packed = new Blob([bytes(base64)]).stream().pipeThrough(new DecompressionStream("deflate"));
-    const buffer = await new Response(packed).arrayBuffer();
+    const packed = new ReadableStream({ start: (given) => { given.enqueue(bytes(base64)); given.close(); } });
+    const buffer = await new Response(packed.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
     const first = 4, length = new DataView(buffer).getUint32(0, true), arrays = first + length;
     return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, first, length)), (key, value) => {
       for (const [type, Type] of Object.entries(TYPES)) {

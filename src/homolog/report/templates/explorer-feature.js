@@ -119,10 +119,12 @@ const explorerFeature = (() => {
     const linkIn = (from, to) => ([layer, feature]) => element("a", {
       href: addressOf({ ...state, from, to, feature: { layer, feature } }) }, `${layer} / ${feature}`);
     const best = found.best && { layer: found.best[0], feature: found.best[1] };
-    const partner = best && await explorer.details(state.to, best.layer, best.feature);
-    const examples = partner ? await explorer.overlay(state.from, place.layer, place.feature, state.to) : [];
-    const flows = await Promise.all([[state.from, place], [state.to, partner && best]].map(
-      ([index, one]) => (one ? explorerFlow.lines(index, one) : null)));
+    const [partner, examples, ...flows] = await Promise.all([
+      best && explorer.details(state.to, best.layer, best.feature),
+      best ? explorer.overlay(state.from, place.layer, place.feature, state.to) : [],
+      explorerFlow.lines(state.from, place),
+      best ? explorerFlow.lines(state.to, best) : null,
+    ]);
     const title = `${model.name}, layer ${place.layer}, feature ${place.feature}`;
     const others = pairs.filter(([i, j]) => i === state.from && j !== state.to).map(([i, j]) => element("a", {
       href: addressOf({ ...state, to: j }) }, `Its partner in ${models[j].name}`));
