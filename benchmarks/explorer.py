@@ -3,10 +3,10 @@
     python benchmarks/explorer.py [--features 100000 300000] [--repeats 5] [--keep FOLDER]
 
 Two models of 12 layers share the features, with generated statistics, matches and contexts, 16
-contexts of 24 tokens each from a vocabulary of 50,000 words.  Chromium opens the page from the file
-system, each time in a new context; the time runs from the start of navigation until the list, the
-page of a feature or the result of a search is painted, and bytes are those of all files asked for
-until then.
+contexts of 24 tokens each, cut from a text of a million tokens of 50,000 words.  Chromium opens the
+page from the file system, each time in a new context; the time runs from the start of navigation
+until the list, the page of a feature or the result of a search is painted, and bytes are those of
+all files asked for until then.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -36,7 +37,8 @@ FLAGS = [
 ]
 MODELS, LAYERS = ("pythia", "mamba"), 12
 SHARES = "82 15 28 43 127 22 20 61 70 2 8 40 24 67 75 19 1 60 63 91 28 10 24 2 20 1"  # a to z
-VOCABULARY, CONTEXTS, LENGTH, MATCH_TOKENS = 50_000, 16, 24, 1_000_000
+VOCABULARY, CONTEXTS, LENGTH = 50_000, 16, 24
+MATCH_TOKENS, WINDOW = 1_000_000, 128
 PAGES = {
     "the list": "",
     "cards": "#from=pythia&to=mamba&view=cards",
@@ -75,6 +77,13 @@ def vocabulary(rng: np.random.Generator) -> list[str]:
 def tokens(rng: np.random.Generator, n: int) -> np.ndarray:
     """Token ids as frequent as the inverse of their rank."""
     return (VOCABULARY ** rng.random(n)).astype(np.int64) - 1
+
+
+@cache
+def text() -> np.ndarray:
+    """The token ids of its windows."""
+    windows = MATCH_TOKENS // WINDOW
+    return tokens(np.random.default_rng(1), windows * WINDOW).reshape(windows, WINDOW)
 
 
 def features_of(
@@ -139,15 +148,18 @@ def contexts_of(model: str, layer: int, per_layer: int) -> pl.DataFrame:
         np.float32
     )
     values[:, LENGTH // 2] = 1 + rng.gamma(3, 1, n)
-    shown = tokens(rng, n * LENGTH).astype(np.int32).reshape(n, LENGTH)
+    window = rng.integers(0, len(text()), n)
+    start = rng.integers(0, WINDOW - LENGTH + 1, n)
+    shown = text()[window[:, None], start[:, None] + np.arange(LENGTH)].astype(np.int32)
     return pl.DataFrame(
         {
             "feature": np.repeat(np.arange(per_layer, dtype=np.int32), CONTEXTS),
             "quantile": np.tile(np.repeat([1.0, 0.75, 0.5, 0.25], CONTEXTS // 4), per_layer),
             "value": values[:, LENGTH // 2],
-            "document": rng.integers(0, 10_000, n).astype(np.int32),
-            "position": np.full(n, 64, np.int16),
-            "start": np.full(n, 64 - LENGTH // 2, np.int16),
+            "document": (window // 8).astype(np.int32),
+            "window": window.astype(np.int32),
+            "position": (start + LENGTH // 2).astype(np.int16),
+            "start": start.astype(np.int16),
             "tokens": pl.Series(shown).arr.to_list(),
             "values": pl.Series(values).arr.to_list(),
         }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.console import Console
 
 from homolog.progress import (
     LineProgress,
     Progress,
     RichProgress,
     SilentProgress,
+    Speed,
     TimeLeft,
     duration,
     make_progress,
@@ -89,6 +91,38 @@ def test_units_done_earlier_say_nothing_about_the_pace() -> None:
     assert estimate.left == pytest.approx(15)  # 30 more at 2 a second
 
 
+def test_the_pace_is_that_of_the_last_seconds() -> None:
+    """Two units a second for a minute, then four; and one every minute."""
+    clock = Clock()
+    speed = Speed(clock)
+    assert speed.per_second == 0
+    for per_second in (2, 4):
+        for _ in range(60):
+            clock.now += 1
+            speed.advance(per_second)
+        assert speed.per_second == pytest.approx(per_second)
+    clock.now += 30  # nothing is done: half of it
+    assert speed.per_second == pytest.approx(2)
+    slow = Speed(clock)
+    for _ in range(3):
+        clock.now += 60
+        slow.advance(1)
+        assert slow.per_second == pytest.approx(1 / 60)
+    clock.now += 20
+    assert slow.per_second == pytest.approx(1 / 80)
+
+
+def test_the_time_left_follows_a_machine_that_slows_down() -> None:
+    clock = Clock()
+    estimate = TimeLeft(clock)
+    estimate.begin("train", total=1000)
+    for seconds in (0.1, 1.0):
+        for _ in range(100):
+            clock.now += seconds
+            estimate.advance(1)
+    assert estimate.left == pytest.approx(800)  # at one a second, not 200 in 110 seconds
+
+
 def test_stages_that_were_complete_already_are_not_waited_for() -> None:
     estimate = TimeLeft(Clock())
     estimate.plan({"a": 10, "b": 20, "c": 5})
@@ -124,6 +158,40 @@ def test_words_stand_beside_the_time_left() -> None:
     lines = stream.getvalue().splitlines()
     assert lines[1] == "[  10 s] train: 25%, about 30 s left; loss 3.21"
     assert lines[2].startswith("[  20 s] train: 75%, about ") and lines[2].endswith(" left")
+
+
+def test_no_line_ends_in_a_colon() -> None:
+    """A stage without a total says for how long it goes on, and what the plan says."""
+    clock, stream = Clock(), io.StringIO()
+    progress = LineProgress(stream, every=10, clock=clock)
+    for planned in ({}, {"read": 30, "match": 60}):
+        progress.plan(planned)
+        with progress.stage("read") as bar:
+            clock.now += 10
+            bar.advance()
+            clock.now += 10
+            bar.advance(1, "2 of many")
+    lines = [line[9:] for line in stream.getvalue().splitlines()]
+    assert lines[:4] == [
+        "read ...",
+        "read: 10 s so far",
+        "read: 20 s so far; 2 of many",
+        "read: done in 20 s",
+    ]
+    assert lines[5] == "read: 10 s so far, about 1:20 left"
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_long_name_leaves_room_on_a_terminal(width: int) -> None:
+    progress, screen = RichProgress(), io.StringIO()
+    progress._console = Console(width=width, file=io.StringIO(), force_terminal=True)
+    progress.plan({"a name that is long, " * 5: 4000})
+    with progress.stage("a name that is long, " * 5, total=4) as bar:
+        bar.advance()
+        Console(width=width, file=screen).print(*progress._display.get_renderables())
+    (line,) = screen.getvalue().splitlines()
+    assert line.startswith("a name") and "… ━" in line and " 25% " in line
+    assert line.endswith(" left") and "about" in line
 
 
 def test_words_on_a_terminal_stand_below_the_bar_until_there_are_others() -> None:

@@ -8,8 +8,9 @@ whole then has
     left  = stage_left + scale * sum of the expected seconds of the stages to come
     scale = (seconds spent on planned stages + prior) / (seconds expected of what they did + prior)
 
-where the prior, a tenth of the plan, keeps the first seconds from swinging it.  Stages do not nest.
-rich draws the bar; its own estimate knows one stage, and no plan.
+where the prior, a tenth of the plan, keeps the first seconds from swinging it, and stage_left is
+what is to do at the pace of the last seconds (`Speed`).  Stages do not nest.  rich draws the bar;
+its own estimate knows one stage, and no plan.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TextIO, TypeVar, runtime_checkable
+
+BAR_WIDTH = 20  # characters
 
 Part = TypeVar("Part")
 _SHARE: ContextVar[Callable[[float], None]] = ContextVar("share", default=lambda share: None)
@@ -78,6 +82,34 @@ class Progress(Protocol):
         ...
 
 
+class Speed:
+    """Units a second over the last `SPAN` seconds, or since the last advance before them."""
+
+    SPAN = 30.0
+    KEPT = 60
+    """Places in this span that are remembered."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._count = 0.0
+        self._seen = deque([(clock(), 0.0)])
+
+    def advance(self, n: float) -> None:
+        """Count `n` units as done now."""
+        self._count += n
+        now = self._clock()
+        if now - self._seen[-1][0] >= self.SPAN / self.KEPT:
+            self._seen.append((now, self._count))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - self.SPAN:
+            self._seen.popleft()
+
+    @property
+    def per_second(self) -> float:
+        """Units a second; 0 before the first are done."""
+        begun, before = self._seen[0]
+        return (self._count - before) / max(self._clock() - begun, 1e-9)
+
+
 class TimeLeft:
     """Seconds left, from the plan, the stages done and the share of the running one.  No output."""
 
@@ -92,7 +124,7 @@ class TimeLeft:
         self._stage_started = self._started
         self._total: float | None = None
         self._count = 0.0
-        self._skipped = 0.0
+        self._speed = Speed(clock)
 
     def plan(self, expected_seconds: Mapping[str, float]) -> None:
         self._plan = {name: max(float(seconds), 1e-3) for name, seconds in expected_seconds.items()}
@@ -104,14 +136,14 @@ class TimeLeft:
             names = list(self._plan)
             self._plan = {later: self._plan[later] for later in names[names.index(name) :]}
         self._name, self._total, self._stage_started = name, total, self._clock()
-        self._count = self._skipped = 0.0
+        self._count, self._speed = 0.0, Speed(self._clock)
 
     def advance(self, n: float) -> None:
         self._count += n
+        self._speed.advance(n)
 
     def skip(self, n: float) -> None:
         self._count += n
-        self._skipped += n
 
     def end(self) -> None:
         if self._name in self._plan:
@@ -157,17 +189,16 @@ class TimeLeft:
     def _stage_left(self, scale: float) -> float | None:
         if self._name is None:
             return 0.0
-        done = self._count - self._skipped
-        if self._total and done > 0:
-            return self.stage_elapsed * max(self._total - self._count, 0) / done
+        if self._total and (rate := self._speed.per_second) > 0:
+            return max(self._total - self._count, 0) / rate
         if self._name in self._plan:
             return max(scale * self._plan[self._name] - self.stage_elapsed, 0.0)
         return None
 
     def __str__(self) -> str:
-        """As it follows other words: ", about 2:05 left", or nothing where that is unknown."""
+        """In words: "about 2:05 left", or nothing where that is unknown."""
         left = self.left
-        return f", about {duration(left)} left" if left else ""
+        return f"about {duration(left)} left" if left else ""
 
 
 class SilentProgress:
@@ -231,17 +262,20 @@ class LineProgress(_Timed):
         yield self
         took = duration(self._left.stage_elapsed)
         self._left.end()
-        self.note(f"{name}: done in {took}{self._left}")
+        self._say(f"done in {took}")
 
     def advance(self, n: float = 1, words: str = "") -> None:
         """See `Bar.advance`."""
         self._left.advance(n)
         if self._clock() - self._last >= self._every:
             self._last = self._clock()
-            share = self._left.share
-            percent = "" if share is None else f" {share:.0%}"
-            said = f"; {words}" if words else ""
-            self.note(f"{self._name}:{percent}{self._left}{said}")
+            share, took = self._left.share, duration(self._left.stage_elapsed)
+            self._say(f"{took} so far" if share is None else f"{share:.0%}", words)
+
+    def _say(self, done: str, words: str = "") -> None:
+        """A line of the running stage."""
+        times = ", ".join(filter(None, (done, str(self._left))))
+        self.note(f"{self._name}: {'; '.join(filter(None, (times, words)))}")
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
@@ -263,15 +297,17 @@ class RichProgress(_Timed):
     def stage(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """See `Progress.stage`."""
         from rich import progress as bars
+        from rich.table import Column
         from rich.text import Text
 
         self._left.begin(name, total)
+        shortened = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         columns = (
-            bars.TextColumn("{task.description}", markup=False),
-            bars.BarColumn(),
+            bars.TextColumn("{task.description}", markup=False, table_column=shortened),
+            bars.BarColumn(BAR_WIDTH),
             bars.TaskProgressColumn(),
             bars.TimeElapsedColumn(),
-            bars.TextColumn("{task.fields[left]}", markup=False),
+            bars.TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
         )
 
         class Display(bars.Progress):
@@ -282,7 +318,7 @@ class RichProgress(_Timed):
                 if self.words:
                     yield Text(f"  {self.words}", no_wrap=True, overflow="ellipsis")
 
-        with Display(*columns, console=self._console, transient=True) as self._display:
+        with Display(*columns, console=self._console, transient=True, expand=True) as self._display:
             self._task = self._display.add_task(name, total=total, left="")
             yield self
         took = duration(self._left.stage_elapsed)

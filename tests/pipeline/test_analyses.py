@@ -183,8 +183,8 @@ def test_a_language_model_rates_afterwards_and_is_asked_only_once(run, endpoint)
     assert {"complexity", "detection"} <= set(Study.load(run).relation["measure"])
     readers = [analysis for analysis in ANALYSES if RATINGS in analysis.reads]
     assert readers and all(is_made(RunFolder(run), analysis) for analysis in readers)
-    explorer = (run / "report" / "explorer").rglob("*.js")
-    assert "words" in "".join(file.read_text("utf-8") for file in explorer)
+    manifest = (run / "report" / "explorer" / "data" / "manifest.js").read_text("utf-8")
+    assert "complexity" in manifest
     rate_run(run, endpoint, 12, Budget(), make_progress(quiet=True), said.append)
     assert said[2].startswith(f"{n} features: at most 0 requests")
     assert said[3].startswith("0 requests")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from homolog.record.places import Places
 from homolog.record.run_record import FORMAT, write_record
 from homolog.record.table import Table
 from homolog.record.tables import CONTEXTS, FEATURES, FLOW, MAP, MATCHES, OVERLAY, RATINGS, SCATTER
-from homolog.report.explorer import Source, words, write_explorer
+from homolog.report.explorer import Source, sheets, words, write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 LAYERS = {A: 2, B: 3, C: 1}
@@ -248,7 +249,7 @@ def no_scatter(model: str, layer: int) -> None:
 
 
 def planted(folder: Path, **options: Any) -> Path:
-    """An explorer whose words fill many files, so that searches cross their borders."""
+    """An explorer whose words and text fill many files, so that searches cross their borders."""
     given = {
         "features": features_of(),
         "matches": matches_of(),
@@ -262,15 +263,16 @@ def planted(folder: Path, **options: Any) -> Path:
         "name": "planted",
     } | options
     source = Source(**given | {"matches": given["matches"].lazy()})
-    with many_files_of_words():
+    with many_files():
         return write_explorer(folder, source)
 
 
 @contextmanager
-def many_files_of_words() -> Iterator[None]:
-    """Within it a file of the text index has few words."""
+def many_files() -> Iterator[None]:
+    """Within it a file of the text index has few words, and one of text few sheets."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(words, "CHARACTERS_PER_FILE", 100)
+        patch.setattr(sheets, "TOKENS_PER_FILE", 100)
+        patch.setattr(words, "ROWS_PER_FILE", 20)
         yield
 
 
@@ -326,6 +328,7 @@ def planted_bytes(folder: Path) -> Path:
             "quantile": [1.0] * 6,
             "value": [2.0, 1.0, 1.0, 3.0, 1.0, 1.0],
             "document": [0] * 6,
+            "window": [0] * 6,
             "position": [1, 3, 1, 2, 0, 0],
             "start": [0] * 6,
             "tokens": BYTE_TOKENS,
@@ -345,18 +348,66 @@ def planted_bytes(folder: Path) -> Path:
 
 
 def data(index: Path, name: str) -> Any:
-    """What a data file hands to the page."""
+    """What a data file hands to the page, with its arrays."""
     text = (index.parent / "data" / f"{name}.js").read_text("ascii")
     assert text.startswith("explorer.put(") and text.endswith(");\n")
     given, value = json.loads(
         f"[{text.removeprefix('explorer.put(').removesuffix(');' + chr(10))}]"
     )
     assert given == name
-    return value
+    return value if name == "manifest" else _unpacked(base64.b64decode(value))
 
 
-def unpacked(column: dict[str, Any]) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(column["codes"]), NUMPY[column["type"]])
+def _unpacked(packed: bytes) -> Any:
+    content = zlib.decompress(packed)
+    end = 4 + int.from_bytes(content[:4], "little")
+
+    def array(found: dict[str, Any]) -> Any:
+        for kind in NUMPY.keys() & found.keys():
+            first, n = found[kind]
+            return np.frombuffer(content[end:], NUMPY[kind], n, first)
+        return found
+
+    return json.loads(content[4:end].decode("ascii"), object_hook=array)
+
+
+def contexts_in(index: Path, name: str) -> list[list[dict[str, Any]]]:
+    """The contexts of each feature of a file of details, with their texts, one by one."""
+    chunk, text = data(index, name), data(index, "manifest")["models"][0]["text"]
+    columns, place, at = chunk["contexts"], 0, 0
+    found = list[list[dict[str, Any]]]()
+    for count in columns["count"].tolist():
+        found.append([])
+        for _ in range(count):
+            names = ("hundredths", "sheet", "start", "peak", "length")
+            one: dict[str, Any] = {name: int(columns[name][place]) for name in names}
+            one["quantile"] = columns["quantile"][place]
+            file, sheet = divmod(one["sheet"], text["sheets"])
+            sheets = data(index, f"text/{text['number']}-{file}")
+            first = sheet * text["width"] + one["start"]
+            tokens = sheets["tokens"][first : first + one["length"]]
+            one["texts"] = [sheets["texts"][token] for token in tokens]
+            one["document"] = sheets["documents"][sheet]
+            one["activations"] = columns["activations"][at : at + one["length"]].astype(int)
+            found[-1].append(one)
+            place, at = place + 1, at + one["length"]
+    assert at == len(columns["activations"]) and place == len(columns["sheet"])
+    return found
+
+
+def words_of(index: Path, place: int, number: int) -> list[tuple[str, list[int], list[int]]]:
+    """Of each word of a file of the index the rows that fire on it, and those that show it."""
+    file = data(index, f"words/{place}-{number}")
+    counts, steps, numbers = file["counts"].tolist(), list[int](), list[list[int]]()
+    for byte in file["gaps"].tolist():
+        steps.append(byte % 128)
+        if byte < 128:
+            numbers.append(steps)
+            steps = []
+    gaps = iter([sum(step * 128**i for i, step in enumerate(steps)) for steps in numbers])
+    lists = [list(accumulate(next(gaps) for _ in range(count))) for count in counts]
+    assert next(gaps, None) is None
+    return list(zip(file["words"], lists[::2], lists[1::2], strict=True))
 
 
 @lru_cache

@@ -17,25 +17,26 @@ from tests.report.planted_features import (
     A,
     B,
     C,
+    contexts_in,
     contexts_of,
     data,
     features_of,
     flow_of,
-    many_files_of_words,
+    many_files,
     matches_of,
     no_scatter,
     places_of,
     planted,
     planted_bytes,
     planted_run,
-    unpacked,
+    words_of,
     words_slowly,
 )
 
 from homolog.errors import InputError
-from homolog.record.tables import CAUSAL, LISTS
+from homolog.record.tables import CAUSAL, CONTEXTS, LISTS
 from homolog.report.explorer import explore
-from homolog.report.explorer.packing import UNDEFINED, quantised
+from homolog.report.explorer.packing import UNDEFINED, quantised, septets, write_plain
 from homolog.report.explorer.rows import NO_ROW
 from homolog.report.explorer.words import words_in
 
@@ -48,7 +49,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def values_of(column: dict) -> np.ndarray:
     """Values by the equation of packing.py, in plain Python."""
     out = []
-    for code in unpacked(column).tolist():
+    for code in column["codes"].tolist():
         if code == UNDEFINED:
             out.append(np.nan)
         elif column["log"]:
@@ -72,9 +73,15 @@ def test_a_column_keeps_its_values() -> None:
     found = values_of(quantised(spread, log=True))
     np.testing.assert_allclose(found, spread, rtol=0.51 * step)
     assert found[0] == 0
-    assert unpacked(quantised(np.array([np.nan, np.nan]))).tolist() == [UNDEFINED, UNDEFINED]
+    assert quantised(np.array([np.nan, np.nan]))["codes"].tolist() == [UNDEFINED, UNDEFINED]
     assert values_of(quantised(np.array([0.5, 0.5]))).tolist() == [0.5, 0.5]
     assert values_of(quantised(np.zeros(2), log=True)).tolist() == [0, 0]
+
+
+def test_small_numbers_take_one_byte() -> None:
+    assert septets(np.array([0, 1, 127])).tolist() == [0, 1, 127]
+    assert septets(np.array([128, 5, 300])).tolist() == [128, 1, 5, 300 % 128 + 128, 2]
+    assert septets(np.array([2**35 - 1])).tolist() == [255] * 4 + [127]
 
 
 def test_columns_stand_in_the_order_of_rows(index: Path) -> None:
@@ -85,13 +92,13 @@ def test_columns_stand_in_the_order_of_rows(index: Path) -> None:
     r = values_of(data(index, "columns/0-1-r"))
     wanted = [1 - f / 200 if f != 2 else np.nan for size in SIZES[A] for f in range(size)]
     np.testing.assert_allclose(r, wanted, atol=1e-5)  # the comparison main, not the control's 0.999
-    best = unpacked(data(index, "columns/1-0-best"))
+    best = data(index, "columns/1-0-best")["codes"]
     assert [best[0], best[2], best[40]] == [1, NO_ROW, 1]
     homolog = data(index, "columns/0-1-homolog")
-    verdicts = [homolog["words"][code] for code in unpacked(homolog)[[0, 2, 39, 40]]]
+    verdicts = [homolog["words"][code] for code in homolog["codes"][[0, 2, 39, 40]]]
     assert verdicts == ["yes", "", "yes", "no"]
     token = data(index, "columns/0-token")
-    words = [token["words"][code] for code in unpacked(token)]
+    words = [token["words"][code] for code in token["codes"]]
     assert words[:4] == [" the", " cat", "s", " the"] and token["words"] == sorted(token["words"])
     columns = {column["name"]: column for column in known["columns"]}
     assert set(columns) == {
@@ -105,36 +112,79 @@ def test_columns_stand_in_the_order_of_rows(index: Path) -> None:
 
 
 def test_details_come_back(index: Path) -> None:
-    for layer, feature in ((0, 1), (0, 127), (0, 129)):
-        chunk = data(index, f"features/0-{layer}-{feature // 128}")
-        record = chunk["features"][feature % 128]
-        table = contexts_of(A, layer)
-        assert table is not None
-        wanted = table.filter(pl.col("feature") == feature).sort(
-            "quantile", "value", descending=True
-        )
-        at = sum(
-            c[5] for other in chunk["features"][: feature % 128] for c in other.get("contexts", [])
-        )
-        tokens, values = unpacked(chunk["tokens"]), unpacked(chunk["values"])
+    table = contexts_of(A, 0)
+    assert table is not None
+    for feature in (0, 1, 127, 129):
+        name, within = f"features/0-0-{feature // 128}", feature % 128
+        wanted = table.filter(feature=feature).sort("quantile", "value", descending=True)
+        shown, record = contexts_in(index, name)[within], data(index, name)["features"][within]
+        assert len(shown) == len(wanted) == (5 if feature else 0)
+        if not shown:
+            assert "scale" not in record
+            continue
         largest = max(value for row in wanted["values"].to_list() for value in row)
-        assert record["scale"] == pytest.approx(largest, rel=1e-4) and len(record["contexts"]) == 5
-        for given, row in zip(record["contexts"], wanted.iter_rows(named=True), strict=True):
-            quantile, value, document, position, start, length = given
-            assert [quantile, document, position, start] == [
-                row["quantile"],
-                row["document"],
-                row["position"],
-                10,
-            ]
-            assert value == pytest.approx(row["value"], rel=1e-4) and length == len(row["tokens"])
-            shown = [chunk["texts"][token] for token in tokens[at : at + length]]
-            assert shown == [VOCABULARY[token] for token in row["tokens"]]
-            found = values[at : at + length] / 255 * largest
+        assert record["scale"] == pytest.approx(largest, rel=1e-4)
+        for given, row in zip(shown, wanted.iter_rows(named=True), strict=True):
+            assert given["start"] == row["start"] and given["quantile"] == row["quantile"]
+            assert given["start"] + given["peak"] == row["position"]
+            assert given["document"] == row["document"]
+            assert given["hundredths"] == round(100 * row["value"])
+            assert given["texts"] == [VOCABULARY[token] for token in row["tokens"]]
+            found = given["activations"] / 255 * largest
             np.testing.assert_allclose(found, row["values"], atol=largest / 255)
             assert ((found > 0) == (np.array(row["values"]) > 0)).all()
-            at += length
-    assert chunk["features"][1] == record
+
+
+def test_windows_stand_once_in_the_text(tmp_path: Path) -> None:
+    """Ten features show three pieces each of one window of 40 tokens; two others say otherwise."""
+    window, features = list(range(20)) * 2, [(f, place) for f in range(10) for place in range(3)]
+    pieces = [(f, 10 * place, window[10 * place :][:20]) for f, place in features]
+    pieces += [(10, 5, [7, 7, 7]), (11, 5, [5, 6, 7])]  # what stands at 5 is 5, 6, 7
+    rows = [
+        {"feature": f, "quantile": 1.0, "value": 1.0, "document": 3, "window": 8, "position": start}
+        | {"start": start, "tokens": tokens, "values": [1.0] * len(tokens)}
+        for f, start, tokens in pieces
+    ]
+    contexts = CONTEXTS.frame(rows)
+    only = {(A, 0): contexts}
+    index = planted(tmp_path, contexts=lambda *layer: only.get(layer))
+    shown = contexts_in(index, "features/0-0-0")
+    for f, start, tokens in pieces:
+        (given,) = (one for one in shown[f] if one["start"] == start)
+        assert given["texts"] == [VOCABULARY[token] for token in tokens]
+        assert (given["sheet"], given["document"]) == (int(f == 10), 3)
+    first = data(index, "text/0-0")
+    assert data(index, "manifest")["models"][0]["text"]["width"] == 40
+    assert [first["texts"][token] for token in first["tokens"][:40]] == [
+        VOCABULARY[token] for token in window
+    ]
+
+
+def test_an_example_of_33_tokens_takes_few_bytes(tmp_path: Path) -> None:
+    """130 features with 28 each, of 16 windows of 128 tokens: as JSON a context has 200 bytes."""
+    rng = np.random.default_rng(0)
+    text, rows = rng.integers(0, len(VOCABULARY), (16, 128)), []
+    for i in range(28 * 130):
+        window, start, value = int(rng.integers(16)), int(rng.integers(96)), 10 * rng.random()
+        values = np.where(np.arange(33) == 24, value, 0.0).tolist()
+        tokens = text[window, start : start + 33].tolist()
+        place = {"document": window, "window": window, "start": start, "position": start + 24}
+        rows.append(
+            place
+            | {"feature": i // 28, "quantile": 1.0, "value": value}
+            | {"tokens": tokens + [0] * (33 - len(tokens)), "values": values}
+        )
+    only = {(A, 0): CONTEXTS.frame(rows)}
+    index = planted(tmp_path, contexts=lambda *layer: only.get(layer), scatter=no_scatter)
+    bare = planted(tmp_path / "bare", contexts=lambda *layer: None, scatter=no_scatter)
+
+    def size(index: Path, *names: str) -> int:
+        return sum(
+            file.stat().st_size for name in names for file in (index.parent / "data").glob(name)
+        )
+
+    details = ("features/0-0-*.js", "text/*.js")
+    assert size(index, *details) - size(bare, *details) < 15 * len(rows)
 
 
 def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
@@ -145,7 +195,7 @@ def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
         and first["complexity"] == 2
     )
     assert "token_entropy" not in first and "token_r2" not in first and "suppressed" not in first
-    assert "contexts" not in first and "explanation" not in second
+    assert "explanation" not in second
     assert second["near"] == [[0, 0.75], [1, 0.5]] and second["token_entropy"] == 0.0625
     match = second["matches"]["1"]
     assert match == {
@@ -161,15 +211,23 @@ def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
     assert "best" not in third["matches"]["1"] and "r" not in third["matches"]["1"]
     assert set(second["matches"]) == {"1", "2"} and set(second["scatter"]) == {"1"}
     points = second["scatter"]["1"]
-    assert unpacked(points["x"]).tolist() == [0, 128, 255] and points["top"] == [2, 10]
+    assert points["x"].tolist() == [0, 128, 255] and points["top"] == [2, 10]
     assert "near" not in data(index, "features/0-0-0")["features"][5]
 
 
 def test_overlays_say_where_the_other_fires(index: Path) -> None:
     assert data(index, "manifest")["overlaid"] == ["0-0"]
     last = len(top_example(B, 0)["tokens"]) - 1
-    wanted = [[0, 0, 1, 3], [1, 0], [0, 1, last, 2], [1, 1]]  # " Par", "is": the second token
-    assert data(index, "overlay/0-0-0") == {"1": {"1": wanted}}
+    chunk = data(index, "overlay/0-0-0")
+    assert set(chunk) == {"1"}
+    assert {name: list(column) for name, column in chunk["1"].items()} == {
+        "count": [0, 4],
+        "rank": [0, 1, 0, 1],
+        "partner": [0, 0, 1, 1],
+        "fires": [1, 0, 1, 0],
+        "at": [1, last],  # " Par", "is": the second token
+        "values": [3, 2],
+    }
     assert data(index, "overlay/0-0-1") == {}
     assert len(list((index.parent / "data" / "overlay").iterdir())) == 2
 
@@ -179,7 +237,7 @@ def test_places_are_those_of_all_models_in_one_square(index: Path) -> None:
     wide, high = 129, 66  # the highest: layer 2 of B
     for place, (model, above) in enumerate(((A, 0), (B, 64))):
         columns = data(index, f"map/{place}")
-        x, y = (unpacked(columns[name]).tolist() for name in "xy")
+        x, y = (columns[name].tolist() for name in "xy")
         places = [(layer, f) for layer, size in enumerate(SIZES[model]) for f in range(size)]
         for code, other, (layer, f) in zip(x, y, places, strict=True):
             if f == 4:
@@ -188,7 +246,7 @@ def test_places_are_those_of_all_models_in_one_square(index: Path) -> None:
                 assert code == pytest.approx(65534 * f / wide, abs=1)
                 middle = (above + layer + (wide - high) / 2) / wide
                 assert other == pytest.approx(65534 * middle, abs=1)
-    assert set(unpacked(data(index, "map/2")["x"]).tolist()) == {UNDEFINED}
+    assert set(data(index, "map/2")["x"].tolist()) == {UNDEFINED}
 
 
 def test_a_run_without_places_has_no_map(tmp_path: Path) -> None:
@@ -208,13 +266,13 @@ def top_example(model: str, layer: int) -> dict:
 @pytest.mark.parametrize("place, model", list(enumerate((A, B, C))))
 def test_the_index_has_every_word_and_no_other(index: Path, place: int, model: str) -> None:
     firsts = data(index, "manifest")["models"][place]["words"]
-    files = [data(index, f"words/{place}-{number}") for number in range(len(firsts))]
+    files = [words_of(index, place, number) for number in range(len(firsts))]
     assert len(files) > 1 and len(
         list((index.parent / "data" / "words").glob(f"{place}-*"))
     ) == len(files)
     words = [word for file in files for word, _, _ in file]
     assert words == sorted(set(words)) and firsts == [file[0][0] for file in files]
-    found = words_of(index, place)
+    found = rows_of_words(index, place)
     wanted = words_slowly(model)
     assert found == wanted
     for _, firing, showing in (entry for file in files for entry in file):
@@ -224,21 +282,20 @@ def test_the_index_has_every_word_and_no_other(index: Path, place: int, model: s
         assert {fires for rows in wanted.values() for fires in rows.values()} == {True, False}
 
 
-def words_of(index: Path, place: int = 0) -> dict[str, dict[int, bool]]:
+def rows_of_words(index: Path, place: int = 0) -> dict[str, dict[int, bool]]:
     """The words of a model, with their rows and whether the feature fires there."""
     numbers = range(len(data(index, "manifest")["models"][place]["words"]))
     return {
         word: dict.fromkeys(firing, True) | dict.fromkeys(showing, False)
         for number in numbers
-        for word, firing, showing in data(index, f"words/{place}-{number}")
+        for word, firing, showing in words_of(index, place, number)
     }
 
 
 def test_characters_of_several_tokens_are_shown_and_found(tmp_path: Path) -> None:
     index, values = planted_bytes(tmp_path), [value for row in BYTE_VALUES for value in row]
-    chunk = data(index, "features/0-0-0")
-    shown = [chunk["texts"][code] for code in unpacked(chunk["tokens"])]
-    assert shown == [
+    shown = [one for of_feature in contexts_in(index, "features/0-0-0") for one in of_feature]
+    assert [text for one in shown for text in one["texts"]] == [
         " x",
         "",
         "",
@@ -260,8 +317,9 @@ def test_characters_of_several_tokens_are_shown_and_found(tmp_path: Path) -> Non
         "<AA>",
         " x",
     ]
-    assert (unpacked(chunk["values"]) > 0).tolist() == [value > 0 for value in values]
-    found = words_of(index)
+    fires = np.concatenate([one["activations"] for one in shown]) > 0
+    assert fires.tolist() == [value > 0 for value in values]
+    found = rows_of_words(index)
     assert found["自"] == {
         0: True,
         1: False,
@@ -279,12 +337,15 @@ def test_words_are_runs_of_letters_and_single_ideographs() -> None:
     assert words_in("中文abc") == ["中", "文", "abc"]
 
 
-def test_no_file_can_end_a_script(index: Path) -> None:
+def test_no_file_can_end_a_script(index: Path, tmp_path: Path) -> None:
     files = files_of(index.parent)
+    plain = write_plain(tmp_path, "manifest", [EVIL])
+    files["data/plain"] = plain.read_bytes()
     for name, content in files.items():
         if name.startswith("data/"):
             assert content.isascii() and b"<" not in content, name
-    assert any(b"\\u003cscript>" in content for content in files.values())
+    assert data(tmp_path / "index.html", "manifest") == [EVIL]
+    assert EVIL in data(index, "features/0-0-0")["features"][0]["promoted"]
 
 
 def test_the_same_tables_give_the_same_bytes_over_an_older_explorer(
@@ -326,7 +387,7 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
 
 
 def test_the_tables_of_a_run_make_its_explorer(index: Path, tmp_path: Path) -> None:
-    with many_files_of_words():
+    with many_files():
         explore(planted_run(tmp_path / "run"), tmp_path / "report")
     assert files_of(tmp_path / "report" / "explorer") == files_of(index.parent)
 
@@ -397,10 +458,10 @@ def test_flows_come_back(index: Path) -> None:
                 assert sides[way] is None
                 continue
             assert sides[way]["layer"] == own[f"{which}_layer"][0]
-            found = unpacked(sides[way]["feature"]).astype(np.int64)
+            found = sides[way]["feature"].astype(np.int64)
             wanted = own[f"{which}_feature"].to_numpy()
             assert np.array_equal(np.where(found == NO_ROW, -1, found), wanted)
             r = own[f"{which}_r"].to_numpy()
             np.testing.assert_allclose(values_of(sides[way]["r"]), r, atol=1e-4)
             np.testing.assert_allclose(values_of(sides[way]["cosine"]), r / 2, atol=1e-4)
-            assert np.array_equal(unpacked(sides[way]["counts"]) == 1, r >= 0.5)
+            assert np.array_equal(sides[way]["counts"] == 1, r >= 0.5)

@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import vl_convert
 from playwright.sync_api import Browser
 from tests.analyses.planted_record import write_record
 from tests.analyses.planted_run import make_run
@@ -23,7 +24,7 @@ from homolog.analyses import ANALYSES, Analysis
 from homolog.errors import InputError
 from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES, TABLES
 from homolog.report import write_report
-from homolog.report.export import export_figures
+from homolog.report.export import PNG_SCALE, export_figures
 
 PAGES = (
     "index",
@@ -164,6 +165,20 @@ def test_a_figure_says_which_run_made_it(evil_page: Path, tmp_path: Path) -> Non
         texts = [body for kind, body in chunks_of(png.read_bytes()) if kind == b"iTXt"]
         assert texts == [b"Source" + bytes(5) + made.encode()]
     assert json.loads((figures / "criteria.vl.json").read_text("utf-8"))["usermeta"]["made"] == made
+
+
+def test_pixels_are_packed_and_stay_what_they_are(page: Path) -> None:
+    for name in FIGURES:
+        svg, png = (page.parent / "figures" / f"{name}.{form}" for form in ("svg", "png"))
+        drawn = vl_convert.svg_to_png(svg.read_text("utf-8"), scale=PNG_SCALE)
+        ours, theirs = (_pixels(image) for image in (png.read_bytes(), drawn))
+        assert ours == theirs
+        assert png.stat().st_size < 0.6 * len(drawn)
+
+
+def _pixels(png: bytes) -> bytes:
+    """The rows of a PNG, as filters left them."""
+    return zlib.decompress(b"".join(body for kind, body in chunks_of(png) if kind == b"IDAT"))
 
 
 def test_the_report_is_made_without_torch() -> None:

@@ -46,7 +46,7 @@ from homolog.pipeline.sae_inputs import (
     training_config,
     weights_key,
 )
-from homolog.progress import Bar, Progress
+from homolog.progress import Bar, Progress, Speed
 from homolog.record.atomic import sha256_bytes
 from homolog.record.layers import STREAM_AFTER
 from homolog.record.receipts import read_receipt, write_receipt
@@ -225,16 +225,18 @@ def _reporter(
 ) -> Callable[[dictionaries.TrainingProgress], None]:
     """Tells the display and the trackers what the training says of itself."""
     shown: int | None = None
+    speed = Speed()
 
     def report(p: dictionaries.TrainingProgress) -> None:
         nonlocal shown
-        at, pace = total - p.tokens_total + p.tokens_done, p.tokens_done / max(p.seconds, 1e-9)
+        at = total - p.tokens_total + p.tokens_done
         if shown is None:
             shown = at - p.tokens_done
             bar.skip(shown)
+        speed.advance(at - shown)
         words = (
             f"loss {p.loss:.4g}, L0 {p.l0:.1f}, explained {p.explained_variance:.3f}, "
-            f"silent {p.silent_share:.0%}, {pace:,.0f} tokens/s"
+            f"silent {p.silent_share:.0%}, {speed.per_second:,.0f} tokens/s"
         )
         bar.advance(at - shown, words)
         shown = at
@@ -245,7 +247,7 @@ def _reporter(
                 "l0": p.l0,
                 "explained_variance": p.explained_variance,
                 "silent_share": p.silent_share,
-                "tokens_per_second": pace,
+                "tokens_per_second": speed.per_second,
             },
         )
 

@@ -15,7 +15,6 @@ import copy
 import json
 import math
 import shutil
-import time
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +31,7 @@ from homolog.errors import InputError
 from homolog.models.architectures import ADAPTERS
 from homolog.models.base import LanguageModel
 from homolog.models.random_weights import fresh
-from homolog.progress import Progress
+from homolog.progress import Progress, Speed
 from homolog.record.atomic import atomic_path, write_json
 from homolog.zoo_training.card import write_card
 from homolog.zoo_training.data import batch_at
@@ -64,20 +63,24 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
     optimizers = _optimizers(model, config)
     start = _restore(checkpoint, recipe, model, optimizers) if checkpoint.exists() else 0
     tokens_per_step = config.mixture.batch * config.mixture.context
-    began = time.monotonic()
+    speed = Speed()
     with (
         progress.stage(f"train {name}", config.steps) as bar,
         open(out / "log.jsonl", "a", encoding="utf-8") as log,
     ):
-        bar.advance(start)
+        bar.skip(start)
         for step in range(start, config.steps):
             if step in KEPT:
                 _store(model, out / "steps" / f"step{step}", text)
             loss = _step(model, optimizers, config, stream, step)
-            bar.advance(1)
+            speed.advance(tokens_per_step)
+            bar.advance(1, f"loss {loss:.3f}, {speed.per_second:,.0f} tokens/s")
             if step % 50 == 0 or step == config.steps - 1:
-                speed = (step + 1 - start) * tokens_per_step / (time.monotonic() - began)
-                line = {"step": step, "loss": round(loss, 4), "tokens_per_s": round(speed)}
+                line = {
+                    "step": step,
+                    "loss": round(loss, 4),
+                    "tokens_per_s": round(speed.per_second),
+                }
                 log.write(json.dumps(line) + "\n")
                 log.flush()
             if (step + 1) % BETWEEN == 0 and step + 1 < config.steps:

@@ -5,6 +5,7 @@
     reasons.py    why a match is no homolog
     columns.py    data/columns/: what the list sorts and filters by
     contexts.py   the contexts of a layer, and what their tokens show
+    sheets.py     data/text/: the text of all contexts, each window once
     details.py    data/features/: what the page of a feature shows
     overlays.py   data/overlay/: what both do on the same text
     places.py     data/map/: where each feature stands on the map

@@ -1,6 +1,6 @@
 """What the list of features sorts and filters by: one file per column of a model or ordered pair.
 
-Columns stand in the order of rows (rows.py).  A page loads the columns that it needs: about 2.7
+Columns stand in the order of rows (rows.py).  A page loads the columns that it needs: at most 2.7
 bytes per feature each.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from homolog.report.explorer.packing import packed, quantised, smallest, write_data
+from homolog.report.explorer.packing import quantised, smallest, write_data
 from homolog.report.explorer.reasons import HOMOLOG, verdicts_of
 from homolog.report.explorer.rows import ModelRows
 
@@ -85,7 +85,7 @@ class ColumnFiles:
             matches[name].fill_null(-1).cast(pl.Int64).to_numpy()
             for name in ("best_layer", "best_feature")
         )
-        write_data(self.folder, f"columns/{pair}-best", packed(target.find(layer, feature)))
+        write_data(self.folder, f"columns/{pair}-best", {"codes": target.find(layer, feature)})
         if "homolog" in matches.columns:
             verdicts = verdicts_of(matches)
             write_data(self.folder, f"columns/{pair}-homolog", _in_words(verdicts))
@@ -109,5 +109,4 @@ def _in_words(texts: pl.Series) -> dict[str, Any]:
     """The distinct texts in order, and the place there of each feature's."""
     words = sorted({"", *texts.unique().to_list()})
     place = {word: i for i, word in enumerate(words)}
-    codes = np.array([place[word] for word in texts.to_list()], np.uint32)
-    return {"words": words, **packed(smallest(codes, len(words)))}
+    return {"words": words, "codes": smallest(np.array([place[word] for word in texts.to_list()]))}

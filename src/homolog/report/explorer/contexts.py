@@ -18,7 +18,8 @@ from homolog.corpus import TokenText, alone, joined
 from homolog.errors import InputError
 
 TOKENS, VALUES = "tokens", "values"
-SHOWN = ("feature", "quantile", "value", "document", "position", "start")
+WHERE = ("window", "document", "start", "position")
+SHOWN = ("feature", "quantile", "value", *WHERE)
 
 
 class Spelling:
@@ -96,7 +97,9 @@ def read_contexts(table: pl.DataFrame, n_features: int, spelling: Spelling) -> C
     """
     if not _fits(table, n_features, len(spelling.vocabulary)):
         needed = f"each needs {', '.join((*SHOWN, TOKENS, VALUES))}"
-        requirement = f"{needed}, as many values as tokens, and features and tokens that exist"
+        requirement = (
+            f"{needed}, as many values as tokens, and places, features and tokens that exist"
+        )
         remedy = "Make them anew for these dictionaries and this tokenizer."
         raise InputError("contexts", ", ".join(table.columns), requirement, remedy)
     length = pl.col(TOKENS).list.len()
@@ -126,6 +129,7 @@ def _fits(table: pl.DataFrame, n_features: int, n_tokens: int) -> bool:
         tokens.list.len().equals(values.list.len(), null_equal=True)
         and _below(tokens.explode(), n_tokens)
         and _below(whole["feature"], n_features)
+        and all(_below(whole[name], 2**31) for name in WHERE)
     )
 
 
@@ -134,4 +138,4 @@ def _below(numbers: pl.Series, bound: int) -> bool:
     if numbers.is_empty():
         return True
     whole = numbers.dtype.is_integer() and not numbers.has_nulls()
-    return whole and bool(numbers.is_between(0, bound - 1).all())
+    return whole and bool(numbers.cast(pl.Int64).is_between(0, bound - 1).all())

@@ -1,8 +1,9 @@
 """What the page of a feature shows: numbers, matches, tokens, neighbours and contexts.
 
-The features of a layer stand `CHUNK` to a file.  The tokens of all contexts of a file are numbers
-into the texts that occur there (contexts.py); activations are shares of the feature's largest shown
-one, in 255 steps, of which an active token has at least one.
+The features of a layer stand `CHUNK` to a file.  Their contexts are columns, all those of a feature
+one after the other; what tokens they show stands on sheets (sheets.py), and only the activations on
+these stand here: shares of the feature's largest shown one, in 255 steps, of which an active token
+has at least one.  The activation at the peak of a context is counted in hundredths, as it is shown.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxtyping import Float, UInt8
 
 from homolog.report.explorer.columns import OF_FEATURE
 from homolog.report.explorer.contexts import Contexts
-from homolog.report.explorer.packing import packed, short, shortened, smallest, write_data
+from homolog.report.explorer.packing import short, shortened, smallest, write_data
 
 CHUNK = 128
 NUMBERS = ("n_active", "mean_active", "max", *(column.name for column in OF_FEATURE))
@@ -59,28 +60,31 @@ def write_details(
     for first in range(0, len(records), CHUNK):
         chunk: dict[str, Any] = {"features": records[first : first + CHUNK]}
         if contexts is not None:
-            chunk.update(_chunk(contexts, first, chunk["features"]))
+            chunk["contexts"] = _contexts(contexts, first, chunk["features"])
         write_data(folder, f"features/{place}-{first // CHUNK}", chunk)
 
 
-def _chunk(contexts: Contexts, first: int, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put a chunk's contexts into its records; returns its token texts, tokens and activations."""
+def _contexts(contexts: Contexts, first: int, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The contexts of a chunk; puts the largest activation of each feature into its record."""
     owner = contexts.table["feature"].to_numpy()
-    begin, end = (int(i) for i in np.searchsorted(owner, (first, first + CHUNK)))
-    for feature, *context in shortened(contexts.table[begin:end]).iter_rows():
-        records[feature - first].setdefault("contexts", []).append(context)
+    begin, end = (int(i) for i in np.searchsorted(owner, (first, first + len(records))))
     part = slice(contexts.ends[begin], contexts.ends[end])
-    used, tokens = np.unique(contexts.tokens[part], return_inverse=True)
     feature = contexts.feature[part] - first
     largest = np.zeros(len(records), np.float32)
     np.maximum.at(largest, feature, contexts.values[part])
-    for record, most in zip(records, largest, strict=True):
-        if "contexts" in record:
-            record["scale"] = short(float(most))
+    count = np.bincount(owner[begin:end] - first, minlength=len(records))
+    for record, n, most in zip(records, count.tolist(), largest.tolist(), strict=True):
+        if n:
+            record["scale"] = short(most)
+    table = contexts.table[begin:end]
+    peak = pl.col("position") - pl.col("start")
+    hundredths = (100 * pl.col("value").cast(pl.Float64)).round().cast(pl.Int64)
+    whole = table.select("sheet", "start", "length", peak=peak, hundredths=hundredths)
     return {
-        "texts": [contexts.spelling.texts[token] for token in used],
-        "tokens": packed(smallest(tokens, len(used))),
-        "values": packed(_steps(contexts.values[part], largest[feature])),
+        "count": smallest(count),
+        "quantile": shortened(table)["quantile"].to_list(),
+        **{name: smallest(column.to_numpy()) for name, column in whole.to_dict().items()},
+        "activations": _steps(contexts.values[part], largest[feature]),
     }
 
 
@@ -101,7 +105,7 @@ def _points(x: list[float], y: list[float]) -> dict[str, Any]:
         _steps(side, np.full(len(side), top, np.float32))
         for side, top in zip(sides, tops, strict=True)
     ]
-    return {"x": packed(steps[0]), "y": packed(steps[1]), "top": [short(top) for top in tops]}
+    return {"x": steps[0], "y": steps[1], "top": [short(top) for top in tops]}
 
 
 def _records(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from homolog.report.explorer.packing import packed, quantised, write_data
+from homolog.report.explorer.packing import quantised, write_data
 from homolog.report.explorer.rows import NO_ROW, ModelRows
 
 SIDES = {"before": "ancestor", "after": "descendant"}
@@ -53,8 +53,8 @@ def _side(own: pl.DataFrame, which: str) -> dict[str, Any] | None:
     defined = feature >= 0
     return {
         "layer": there,
-        "feature": packed(np.where(defined, feature, NO_ROW).astype(np.uint32)),
-        "counts": packed((counts & defined & np.isfinite(r)).astype(np.uint8)),
+        "feature": np.where(defined, feature, NO_ROW).astype(np.uint32),
+        "counts": (counts & defined & np.isfinite(r)).astype(np.uint8),
         "r": quantised(r),
         "cosine": quantised(cosine),
     }

@@ -5,6 +5,7 @@
     data/manifest.js models, pairs, columns
     data/columns/    what the list sorts and filters by (columns.py)
     data/features/   what the page of a feature shows (details.py)
+    data/text/       the text of its contexts (sheets.py)
     data/overlay/    what both do on the same text (overlays.py)
     data/map/        a place in the plane for each feature (places.py)
     data/flow/       how features go on through the layers (flows.py)
@@ -48,7 +49,7 @@ from homolog.report.explorer.contexts import Spelling, read_contexts
 from homolog.report.explorer.details import CHUNK, write_details
 from homolog.report.explorer.flows import write_flows
 from homolog.report.explorer.overlays import write_overlays
-from homolog.report.explorer.packing import write_data
+from homolog.report.explorer.packing import write_plain
 from homolog.report.explorer.places import write_places
 from homolog.report.explorer.reasons import with_reasons
 from homolog.report.explorer.rows import (
@@ -59,6 +60,7 @@ from homolog.report.explorer.rows import (
     of_pair,
     rows_of,
 )
+from homolog.report.explorer.sheets import Sheets
 from homolog.report.explorer.words import WordIndex
 from homolog.report.templating import environment, model_colours, template_text
 
@@ -192,8 +194,8 @@ def write_explorer(folder: Path, source: Source) -> Path:
     pairs = main_pairs(matches, models)
     shutil.rmtree(folder / "data", ignore_errors=True)
     _write_page(folder, source.name)
-    columns, shared = ColumnFiles(folder), Spelling(source.vocabulary)
-    words, overlaid = [], list[str]()
+    columns, shared = ColumnFiles(folder), Sheets(Spelling(source.vocabulary))
+    words, texts, overlaid = [], list[Sheets](), list[str]()
     for place, rows in enumerate(models):
         to_others = {j: of_pair(matches, rows, models[j]) for i, j in pairs if i == place}
         features = source.features.filter(model=rows.model).sort("layer", "feature")
@@ -202,19 +204,21 @@ def write_explorer(folder: Path, source: Source) -> Path:
         for other, table in to_others.items():
             columns.add_pair(place, other, table, models[other])
         own = source.vocabularies.get(rows.model)
-        spelling = shared if own is None else Spelling(own)
-        first_words, layers = _write_layers(folder, source, model, spelling)
+        texts.append(shared if own is None else Sheets(Spelling(own)))
+        first_words, layers = _write_layers(folder, source, model, texts[-1])
         words.append(first_words)
         overlaid += layers
+    text = {sheets: sheets.write(folder, i) for i, sheets in enumerate(dict.fromkeys(texts))}
     known = {
         "models": [
             {
                 "name": rows.model,
                 "sizes": list(rows.sizes),
                 "words": first_words,
+                "text": text[sheets],
                 "tokens": "top_tokens" in source.features.columns,
             }
-            for rows, first_words in zip(models, words, strict=True)
+            for rows, first_words, sheets in zip(models, words, texts, strict=True)
         ],
         "pairs": [list(pair) for pair in pairs],
         "columns": columns.written(),
@@ -225,14 +229,14 @@ def write_explorer(folder: Path, source: Source) -> Path:
         "classified": "homolog" in matches.columns,
         "opens_on_homologs": columns.has_homologs,
     }
-    write_data(folder, "manifest", known)
+    write_plain(folder, "manifest", known)
     return folder / "index.html"
 
 
 def _write_layers(
-    folder: Path, source: Source, model: ModelTables, spelling: Spelling
+    folder: Path, source: Source, model: ModelTables, sheets: Sheets
 ) -> tuple[list[str], list[str]]:
-    """Write data/features/, data/overlay/ and data/words/ of a model.
+    """Write data/features/, data/overlay/ and data/words/ of a model; its text goes to `sheets`.
 
     Returns what `WordIndex.write` does, and the "MODEL-LAYER" that are in data/overlay/.
     """
@@ -246,7 +250,9 @@ def _write_layers(
             features = model.features[start : start + size]
             matches = {j: table[start : start + size] for j, table in model.matches.items()}
             given = source.contexts(name, layer)
-            contexts = None if given is None else read_contexts(given, size, spelling)
+            contexts = None
+            if given is not None:
+                contexts = sheets.lay(read_contexts(given, size, sheets.spelling))
             scatters = _by_partner(source.scatter(name, layer), matches, names)
             place = f"{model.place}-{layer}"
             write_details(folder, place, features, matches, contexts, scatters)

@@ -1,12 +1,14 @@
 """What a feature's best partner does on its examples, and it on the partner's: data/overlay/.
 
-The features of a layer stand `CHUNK` to a file, as their details do, by number; of each, for each
-other model, the examples of either as
+The features of a layer stand `CHUNK` to a file, as their details do; of each other model there are
+columns of examples, those of a feature one after the other:
 
-    [rank, 1 for an example of the partner, place, activation, place, activation, ...]
-
-with the places of the example, from its first token, at which the other of the two fires.  Text and
-own activations are in data/features/ (details.py), where `rank` counts the top examples.
+    count    of each feature, how many examples
+    rank     among the top examples, by which it is found in data/features/ (details.py)
+    partner  1 for an example of the partner, 0 for one of the feature
+    fires    at how many places of the example the other of the two fires
+    at       these places, from the first token of the example
+    values   the activations there
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from homolog.report.explorer.details import CHUNK
-from homolog.report.explorer.packing import write_data
+from homolog.report.explorer.packing import smallest, write_data
 
 DIGITS = 3
 
@@ -30,14 +33,25 @@ def write_overlays(
 
     `place`: "MODEL-LAYER"; `overlays`, by number of the other model: as the table `overlay`.
     """
-    chunks: list[dict[str, Any]] = [{} for _ in range(0, n_features, CHUNK)]
-    for target, table in overlays.items():
-        for feature, of_partner, rank, at, values in _where_it_fires(table).iter_rows():
-            fires = [number for pair in zip(at, values, strict=True) for number in pair]
-            examples = chunks[feature // CHUNK].setdefault(str(feature), {})
-            examples.setdefault(str(target), []).append([rank, int(of_partner), *fires])
-    for number, chunk in enumerate(chunks):
-        write_data(folder, f"overlay/{place}-{number}", chunk)
+    fires = {str(target): _where_it_fires(table) for target, table in overlays.items()}
+    for first in range(0, n_features, CHUNK):
+        within = pl.col("feature").is_between(first, first + CHUNK - 1)
+        parts = {target: table.filter(within) for target, table in fires.items()}
+        chunk = {target: _columns(part, first) for target, part in parts.items() if len(part)}
+        write_data(folder, f"overlay/{place}-{first // CHUNK}", chunk)
+
+
+def _columns(table: pl.DataFrame, first: int) -> dict[str, Any]:
+    """The columns of a chunk whose first feature is `first`."""
+    whole = {
+        "count": np.bincount(table["feature"].to_numpy() - first),
+        "rank": table["rank"].to_numpy(),
+        "partner": table["of_partner"].to_numpy().astype(np.int64),
+        "fires": table["at"].list.len().to_numpy(),
+        "at": table["at"].explode().drop_nulls().to_numpy(),
+    }
+    values = table["values"].explode().drop_nulls().to_list()
+    return {name: smallest(column) for name, column in whole.items()} | {"values": values}
 
 
 def _where_it_fires(table: pl.DataFrame) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from homolog.report.explorer.packing import UNDEFINED, packed, write_data
+from homolog.report.explorer.packing import UNDEFINED, write_data
 from homolog.report.explorer.rows import NO_ROW, ModelRows
 
 
@@ -40,6 +40,6 @@ def write_places(folder: Path, places: pl.DataFrame, models: Sequence[ModelRows]
         for name, column in zip("xy", codes[own].T, strict=True):
             placed = np.full(sum(rows.sizes), UNDEFINED, np.uint16)
             placed[at[there]] = column[there]
-            columns[name] = packed(placed)
+            columns[name] = placed
         write_data(folder, f"map/{number}", columns)
     return True

@@ -2,9 +2,12 @@
 
 A word is a longest run of letters, digits and underscores, in lower case; a Chinese character or
 Japanese kana is one by itself.  Words run over the borders of tokens, and so do characters.  The
-words of a model stand in order in files of some `CHARACTERS_PER_FILE`, every word as
+words of a model stand in order in files of some `ROWS_PER_FILE`; a file has
 
-    [word, rows whose feature fires on a token that spells it, rows that only show it]
+    words     in order
+    counts    of each word the rows whose feature fires on a token that spells it, then the number
+              of those that only show it
+    gaps      these rows, list after list: the first of each, and the steps from there (septets)
 
 and the manifest has the first word of each file, so that a search by the beginning of a word loads
 the files that may have it and no other.
@@ -12,7 +15,6 @@ the files that may have it and no other.
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,15 +23,16 @@ from heapq import merge
 from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
 from homolog.report.explorer.contexts import Contexts
-from homolog.report.explorer.packing import write_script
+from homolog.report.explorer.packing import septets, smallest, write_data
 
-CHARACTERS_PER_FILE = 2**18
+ROWS_PER_FILE = 2**16
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
 
@@ -78,21 +81,20 @@ class WordIndex:
     def write(self, folder: Path, model: int) -> list[str]:
         """Write the files of the model; returns the first word of each."""
         firsts = []
-        for first, text in _filled(self._words()):
-            write_script(folder, f"words/{model}-{len(firsts)}", text)
-            firsts.append(first)
+        for words, lists in _filled(self._words()):
+            write_data(folder, f"words/{model}-{len(firsts)}", _file(words, lists))
+            firsts.append(words[0])
         return firsts
 
-    def _words(self) -> Iterator[tuple[str, str]]:
-        """Every word, in order, and its entry in the file."""
+    def _words(self) -> Iterator[tuple[str, list[str]]]:
+        """Every word, in order, with the rows that fire on it and those that show it."""
         with ExitStack() as stack:
             files = [stack.enter_context(open(path, encoding="utf-8")) for path in self._layers]
             layers = [(line.rstrip("\n").split("\t") for line in file) for file in files]
             in_order = merge(*layers, key=itemgetter(0))
             for word, of_layers in groupby(in_order, key=itemgetter(0)):
                 _, *rows = zip(*of_layers, strict=True)
-                firing, showing = (",".join(filter(None, parts)) for parts in rows)
-                yield word, f"[{json.dumps(word)},[{firing}],[{showing}]]"
+                yield word, [",".join(filter(None, parts)) for parts in rows]
 
     def _shown(self, contexts: Contexts, number: dict[str, int]) -> Int[np.ndarray, "3 n"]:
         """Words of contexts: (word, feature, whether it fires on a token of the word)."""
@@ -176,17 +178,33 @@ def _numbered(
     return np.array(run, np.int64), numbers
 
 
-def _filled(entries: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The contents of files of `CHARACTERS_PER_FILE` or a little more, each with its first word."""
-    part, size = dict[str, str](), 0
-    for word, entry in entries:
-        part[word] = entry
-        size += len(entry)
-        if size >= CHARACTERS_PER_FILE:
-            yield next(iter(part)), f"[{','.join(part.values())}]"
-            part, size = {}, 0
-    if part:
-        yield next(iter(part)), f"[{','.join(part.values())}]"
+def _filled(entries: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[list[str], list[str]]]:
+    """The words and lists of files of `ROWS_PER_FILE` or a little more."""
+    words, lists, size = list[str](), list[str](), 0
+    for word, rows in entries:
+        words.append(word)
+        lists += rows
+        size += sum(map(_length, rows))
+        if size >= ROWS_PER_FILE:
+            yield words, lists
+            words, lists, size = [], [], 0
+    if words:
+        yield words, lists
+
+
+def _file(words: list[str], lists: list[str]) -> dict[str, Any]:
+    """A file of the index."""
+    counts = np.array([_length(rows) for rows in lists])
+    rows = np.fromstring(",".join(filter(None, lists)), np.int64, sep=",")
+    gaps = np.diff(rows, prepend=0)
+    begins = (np.cumsum(counts) - counts)[counts > 0]
+    gaps[begins] = rows[begins]
+    return {"words": words, "counts": smallest(counts), "gaps": septets(gaps)}
+
+
+def _length(rows: str) -> int:
+    """How many numbers the list has."""
+    return rows.count(",") + 1 if rows else 0
 
 
 def _borders(texts: Sequence[str]) -> Bool[np.ndarray, "4 texts"]:

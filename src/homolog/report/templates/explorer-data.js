@@ -1,4 +1,5 @@
-// Data of the explorer. A page from the file system may not fetch, so each file is a script that calls explorer.put.
+// Data of the explorer. A page from the file system may not fetch, so each file is a script that calls explorer.put;
+// what it puts is packed as packing.py says.
 const explorer = (() => {
   "use strict";
   const KEPT = 32;  // files of details in memory
@@ -12,8 +13,7 @@ const explorer = (() => {
       script.src = `data/${name}.js`;
       script.onload = () => {
         script.remove();
-        if (given.has(name)) resolve(given.get(name));
-        else reject(new Error(`data/${name}.js is damaged: make the report again.`));
+        unpacked(given.get(name)).then(resolve, () => reject(new Error(`data/${name}.js is damaged: make the report again.`)));
         given.delete(name);
       };
       script.onerror = () => reject(new Error(`data/${name}.js is missing: make the report again.`));
@@ -21,9 +21,9 @@ const explorer = (() => {
     });
   }
 
-  function load(name, unpacked = (value) => value) {
+  function load(name, read = (value) => value) {
     if (!loading.has(name)) {
-      const file = inserted(name).then(unpacked);
+      const file = inserted(name).then(read);
       file.catch(() => loading.delete(name));
       loading.set(name, file);
       const details = [...loading.keys()].filter((key) => /^(features|overlay|flow)\//.test(key));
@@ -38,7 +38,33 @@ const explorer = (() => {
     return out;
   }
   const TYPES = { u8: Uint8Array, u16: Uint16Array, u32: Uint32Array };
-  const unpacked = ({ type, codes }) => new TYPES[type](bytes(codes).buffer);
+  async function unpacked(base64) {
+    const packed = new ReadableStream({ start: (given) => { given.enqueue(bytes(base64)); given.close(); } });
+    const buffer = await new Response(packed.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+    const first = 4, length = new DataView(buffer).getUint32(0, true), arrays = first + length;
+    return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, first, length)), (key, value) => {
+      for (const [type, Type] of Object.entries(TYPES)) {
+        if (!value?.[type]) continue;
+        const [begin, n] = value[type];
+        return new Type(buffer.slice(arrays + begin, arrays + begin + n * Type.BYTES_PER_ELEMENT));
+      }
+      return value;
+    });
+  }
+
+  // Numbers of seven bits to a byte, the lowest first; the highest bit of a byte says that the number goes on.
+  function septets(packed) {
+    const numbers = [];
+    let value = 0, unit = 1;
+    for (const byte of packed) {
+      value += (byte & 127) * unit;
+      unit *= 128;
+      if (byte > 127) continue;
+      numbers.push(value);
+      [value, unit] = [0, 1];
+    }
+    return numbers;
+  }
 
   // The value of each 16-bit code, as packing.py defines it.
   function valuesOf({ lo, hi, log }) {
@@ -50,11 +76,10 @@ const explorer = (() => {
   }
 
   const column = (place, name) => load(`columns/${place}-${name}`, (file) => {
-    const codes = unpacked(file);
-    if (!("lo" in file)) return { codes, words: file.words };
+    if (!("lo" in file)) return file;
     const values = valuesOf(file), step = (file.hi - file.lo) / 65534;
     const within = (bound) => (file.log ? Math.abs(bound) * step : step);  // what quantising may have moved a value by
-    return { codes, at: (row) => values[codes[row]], within };
+    return { codes: file.codes, at: (row) => values[file.codes[row]], within };
   });
 
   const manifest = given.get.bind(given, "manifest");
@@ -68,25 +93,46 @@ const explorer = (() => {
   }
 
   async function details(modelIndex, layer, feature) {
-    const { chunk } = manifest();
-    const file = await load(`features/${modelIndex}-${layer}-${Math.floor(feature / chunk)}`, (value) => ({
-      ...value, tokens: value.tokens && unpacked(value.tokens), values: value.values && unpacked(value.values),
-    }));
-    const record = file.features[feature % chunk];
-    return { ...record, contexts: contextsOf(file, feature % chunk) };
+    const { chunk } = manifest(), place = feature % chunk;
+    const file = await load(`features/${modelIndex}-${layer}-${Math.floor(feature / chunk)}`);
+    const record = file.features[place];
+    const contexts = file.contexts ? await contextsOf(file.contexts, place, record.scale, modelIndex) : [];
+    return { ...record, contexts };
   }
 
-  function contextsOf(file, place) {
-    let at = 0;
-    for (const { contexts = [] } of file.features.slice(0, place)) for (const context of contexts) at += context[5];
-    const { contexts = [], scale } = file.features[place];
-    return contexts.map(([quantile, value, document, position, start, length]) => {
-      const tokens = [];
-      for (let i = at; i < at + length; i++)
-        tokens.push({ text: file.texts[file.tokens[i]], share: file.values[i] / 255 });
-      at += length;
-      return { quantile, value, document, position, peak: position - start, scale, tokens };
-    });
+  const total = (numbers) => numbers.reduce((sum, number) => sum + number, 0);
+  // Where the rows of a feature begin and end, of columns with `count` rows for each.
+  function rangeOf(count, place) {
+    const first = total(count.subarray(0, place));
+    return [first, first + (count[place] ?? 0)];
+  }
+
+  async function contextsOf(columns, place, scale, modelIndex) {
+    const [first, end] = rangeOf(columns.count, place);
+    const { tokenAt, documentOf } = await sheetsOf(modelIndex, columns.sheet.subarray(first, end));
+    let at = total(columns.length.subarray(0, first));
+    const contexts = [];
+    for (let i = first; i < end; i++) {
+      const [quantile, sheet, start, peak] = ["quantile", "sheet", "start", "peak"].map((name) => columns[name][i]);
+      const steps = columns.activations.subarray(at, at += columns.length[i]);
+      const tokens = Array.from(steps, (step, j) => ({ text: tokenAt(sheet, start + j), share: step / 255 }));
+      const value = columns.hundredths[i] / 100;
+      contexts.push({ quantile, value, document: documentOf(sheet), position: start + peak, peak, scale, tokens });
+    }
+    return contexts;
+  }
+
+  // What these sheets have at a place, and of which document they are; see sheets.py.
+  async function sheetsOf(modelIndex, sheets) {
+    const { number, width, sheets: perFile } = manifest().models[modelIndex].text;
+    const fileOf = (sheet) => Math.floor(sheet / perFile), needed = [...new Set(Array.from(sheets, fileOf))];
+    const files = await Promise.all(needed.map((file) => load(`text/${number}-${file}`)));
+    const found = new Map(needed.map((file, i) => [file, files[i]])), within = (sheet) => sheet % perFile;
+    const tokenAt = (sheet, at) => {
+      const { texts, tokens } = found.get(fileOf(sheet));
+      return texts[tokens[within(sheet) * width + at]];
+    };
+    return { tokenAt, documentOf: (sheet) => found.get(fileOf(sheet)).documents[within(sheet)] };
   }
 
   // Examples of a feature and its partner in a model, with what the other of the two does there; see overlays.py.
@@ -94,9 +140,11 @@ const explorer = (() => {
     const { chunk, overlaid } = manifest(), place = `${modelIndex}-${layer}`;
     if (!overlaid.includes(place)) return [];
     const file = await load(`overlay/${place}-${Math.floor(feature / chunk)}`);
-    return (file[feature]?.[other] ?? []).map(([rank, ofPartner, ...flat]) => ({
-      rank, ofPartner: Boolean(ofPartner),
-      fires: flat.flatMap((at, i) => (i % 2 ? [] : [[at, flat[i + 1]]])),
+    const columns = file[other], [first, end] = columns ? rangeOf(columns.count, feature % chunk) : [0, 0];
+    let next = total(columns?.fires.subarray(0, first) ?? []);
+    return Array.from({ length: end - first }, (_, i) => ({
+      rank: columns.rank[first + i], ofPartner: columns.partner[first + i] === 1,
+      fires: Array.from({ length: columns.fires[first + i] }, () => [columns.at[next], columns.values[next++]]),
     }));
   }
 
@@ -105,14 +153,13 @@ const explorer = (() => {
     if (!manifest().flows.includes(`${modelIndex}-${layer}`)) return null;
     const side = (await load(`flow/${modelIndex}-${layer}`, (file) => Object.fromEntries(
       Object.entries(file).map(([name, given]) => [name, given && {
-        layer: given.layer, feature: unpacked(given.feature), counts: unpacked(given.counts),
-        r: numbersOf(given.r), cosine: numbersOf(given.cosine) }]))))[way];
+        ...given, r: numbersOf(given.r), cosine: numbersOf(given.cosine) }]))))[way];
     return side && { layer: side.layer, feature: side.feature[feature], counts: side.counts[feature] === 1,
       r: side.r(feature), cosine: side.cosine(feature) };
   }
   function numbersOf(given) {
-    const codes = unpacked(given), values = valuesOf(given);
-    return (i) => values[codes[i]];
+    const values = valuesOf(given);
+    return (i) => values[given.codes[i]];
   }
 
   // Rows of a model that show the words of a text: 1 in a Uint8Array, or null for a text without words; see words.py.
@@ -129,15 +176,27 @@ const explorer = (() => {
       const least = hex(word), alone = least.length === 6;
       const asked = (other) => (alone ? other === word : other.startsWith(word));
       const files = starts.flatMap((start, i) =>
-        ((start <= least || asked(firsts[i])) && !(starts[i + 1] <= least) ? [load(`words/${modelIndex}-${i}`)] : []));
+        ((start <= least || asked(firsts[i])) && !(starts[i + 1] <= least) ? [load(`words/${modelIndex}-${i}`, listed)] : []));
       const rows = new Uint8Array(found.length);
       for (const file of await Promise.all(files))
         for (const [other, firing, showing] of file)
           if (asked(other))
-            for (const row of fires ? firing : [...firing, ...showing]) rows[row] = found[row];
+            for (const listed of fires ? [firing] : [firing, showing]) for (const row of listed) rows[row] = found[row];
       found = rows;
     }
     return found;
+  }
+
+  // [word, rows that fire on it, rows that only show it] of each word of a file.
+  function listed({ words, counts, gaps }) {
+    const rows = Uint32Array.from(septets(gaps));
+    let at = 0;
+    const next = (n) => {
+      const list = rows.subarray(at, at += n);
+      for (let i = 1; i < n; i++) list[i] += list[i - 1];
+      return list;
+    };
+    return words.map((word, i) => [word, next(counts[2 * i]), next(counts[2 * i + 1])]);
   }
 
   // An element. Strings become text nodes: nothing from a corpus or a model is ever read as markup.
@@ -161,5 +220,5 @@ const explorer = (() => {
     return `${value * 100 >= 1 ? (value * 100).toFixed(1) : Number((value * 100).toPrecision(2))}%`;
   }
 
-  return { put, load, column, manifest, rowOf, placeOf, details, overlay, flow, search, element, token, shown, number, unpacked };
+  return { put, load, column, manifest, rowOf, placeOf, details, overlay, flow, search, element, token, shown, number };
 })();

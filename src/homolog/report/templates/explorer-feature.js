@@ -41,13 +41,12 @@ const explorerFeature = (() => {
   }
 
   function scatter({ x, y, top }, names) {
-    const [xs, ys] = [x, y].map((packed) => explorer.unpacked(packed));
     const SIZE = 240, LEFT = 34, BELOW = 34, at = (share) => share / 255 * SIZE;
     const text = (content, attributes) => element("text", { xmlns: SVG, ...attributes }, content);
-    const dots = [...xs].map((value, i) => element("circle", {
-      xmlns: SVG, cx: LEFT + at(value), cy: SIZE - at(ys[i]), r: 2.6 }));
+    const dots = [...x].map((value, i) => element("circle", {
+      xmlns: SVG, cx: LEFT + at(value), cy: SIZE - at(y[i]), r: 2.6 }));
     const tops = top.map((value) => number(value));
-    const words = `Activations at ${xs.length} tokens: ${names[0]} to the right, up to ${tops[0]}; ` +
+    const words = `Activations at ${x.length} tokens: ${names[0]} to the right, up to ${tops[0]}; ` +
       `${names[1]} upwards, up to ${tops[1]}`;
     const box = `-4 -8 ${SIZE + LEFT + 14} ${SIZE + BELOW + 12}`;
     return element("figure", { class: "activations" },
@@ -120,10 +119,12 @@ const explorerFeature = (() => {
     const linkIn = (from, to) => ([layer, feature]) => element("a", {
       href: addressOf({ ...state, from, to, feature: { layer, feature } }) }, `${layer} / ${feature}`);
     const best = found.best && { layer: found.best[0], feature: found.best[1] };
-    const partner = best && await explorer.details(state.to, best.layer, best.feature);
-    const examples = partner ? await explorer.overlay(state.from, place.layer, place.feature, state.to) : [];
-    const flows = await Promise.all([[state.from, place], [state.to, partner && best]].map(
-      ([index, one]) => (one ? explorerFlow.lines(index, one) : null)));
+    const [partner, examples, ...flows] = await Promise.all([
+      best && explorer.details(state.to, best.layer, best.feature),
+      best ? explorer.overlay(state.from, place.layer, place.feature, state.to) : [],
+      explorerFlow.lines(state.from, place),
+      best ? explorerFlow.lines(state.to, best) : null,
+    ]);
     const title = `${model.name}, layer ${place.layer}, feature ${place.feature}`;
     const others = pairs.filter(([i, j]) => i === state.from && j !== state.to).map(([i, j]) => element("a", {
       href: addressOf({ ...state, to: j }) }, `Its partner in ${models[j].name}`));

@@ -8,9 +8,7 @@ const explorerMap = (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let points = [], look = { zoom: 1, x: 0.5, y: 0.5 }, asked = 0, pointed = null, dragged = null;
 
-  function placesOf(model) {
-    return explorer.load(`map/${model}`, ({ x, y }) => ({ x: explorer.unpacked(x), y: explorer.unpacked(y) }));
-  }
+  const placesOf = (model) => explorer.load(`map/${model}`);
 
   // Points of a model: row, place in the unit square less a margin, and whether the list has it.
   function pointsOf(side, { x, y }, listed) {
