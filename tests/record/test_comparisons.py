@@ -115,6 +115,7 @@ def test_figures_show_skylines_then_results_then_baselines_then_neurons() -> Non
         "random-model",
         "own-random",
         "rotated",
+        "frozen-encoder",
         "tokens",
         "unknown",
         "neurons",

@@ -37,7 +37,6 @@ from homolog.matching.spaces import (
     SpaceSimilarity,
     check_rows,
     mean_correlation,
-    mean_row,
     n_kept,
 )
 from homolog.threads import single_threaded
@@ -77,14 +76,19 @@ def principal_scores(x: Matrix, most: int | None = None) -> PrincipalScores:
     where the stream lies.  Raises InputError for NaN, infinity and another shape.
     """
     check_rows("x", x, None, None)
-    parts = torch.as_tensor(x).detach().split(BLOCK)
-    width, device = x.shape[1], parts[0].device
-    mean = torch.zeros(width, dtype=torch.float64, device=device)
-    for part in parts if len(x) else ():
-        mean += mean_row(part.double()) * (len(part) / len(x))
-    scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
+    x = torch.as_tensor(x).detach()
+    x = x if x.dtype == torch.float64 else x.float()
+    parts, width = x.split(BLOCK), x.shape[1]
+    mean = torch.zeros(width, dtype=torch.float64, device=x.device)
+    if len(x):  # around the first row, so that constants are not rounded
+        mean += x[0]
+        for part in parts:
+            mean += (part - x[0]).sum(0, dtype=torch.float64) / len(x)
+    middle = mean.to(x.dtype)
+    beside = mean - middle  # what rounding left of the mean
+    scatter = -len(x) * torch.outer(beside, beside)
     for part in parts:
-        centred = (part.double() - mean).float()
+        centred = (part - middle).float()
         scatter += centred.T @ centred
     values, vectors = torch.linalg.eigh(scatter)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
@@ -94,9 +98,10 @@ def principal_scores(x: Matrix, most: int | None = None) -> PrincipalScores:
     if most is not None:
         r, values = min(r, most), values[:most]
     turn = vectors[:, :r].float()
-    scores = torch.empty(len(x), r, device=device)
+    scores = torch.empty(len(x), r, device=x.device)
     for part, into in zip(parts, scores.split(BLOCK), strict=True):
-        torch.mm((part.double() - mean).float(), turn, out=into)
+        torch.mm((part - middle).float(), turn, out=into)
+    scores -= (beside @ vectors[:, :r]).float()
     return PrincipalScores(scores, values, min(kept, r))
 
 
