@@ -219,7 +219,7 @@ def _plain(text: str) -> str:
 def vocabulary(study: Study, model: str) -> list[str]:
     """What each token id of a model stands for."""
     texts = study.folder.token_texts(study.folder.text_of(model))
-    return [text if isinstance(text, str) else text[0] for text in texts]
+    return [text if isinstance(text, str) else "\N{REPLACEMENT CHARACTER}" for text in texts]
 
 
 def parts(run: str) -> None:
