@@ -4,6 +4,7 @@ in common.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -109,9 +110,15 @@ _CHANGES = re.compile(
 )
 
 
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+"""The smallest image."""
+
+
 class _Undrawn:
     vegalite_to_svg = staticmethod(lambda spec: "")
-    svg_to_png = staticmethod(lambda svg, scale: b"")
+    svg_to_png = staticmethod(lambda svg, scale: PIXEL)
 
 
 def leave_undrawn(put: Callable[[Any, str, Any], None]) -> None:
