@@ -141,6 +141,7 @@ def test_what_is_related_follows_from_the_roles_of_comparisons(monkeypatch):
         "random-model",
         "own-random",
         "rotated",
+        "frozen-encoder",
         "sae-seed",
         "model-seed",
         "shuffled",

@@ -287,7 +287,7 @@ REFUSED = [
     ("dictionary_learning/AutoEncoder", pickle_code, "only tensors are read from a pickle"),
     (
         "dictionary_learning/AutoEncoder",
-        lambda f: edit_trainer(f, dict_class="CrossCoder"),
+        lambda f: edit_trainer(f, dict_class="CrossTranscoder"),
         "one of AutoEncoder",
     ),
     (

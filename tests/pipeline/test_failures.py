@@ -83,7 +83,7 @@ def runs(recipe: Recipe, progress: Noted, tmp_path_factory: pytest.TempPathFacto
         run_study(recipe, folder / "whole", progress, threads=1)
         for module, function, when in (
             (induction, "trace_induction", lambda model, *_: model.name.endswith("s1")),
-            (spaces, "SpaceMoments", lambda *_, **__: True),
+            (spaces, "similarity", lambda *_, **__: True),
             (comparing, "tables_of", lambda *_, comparison, **__: comparison == "rotated"),
             (transplant, "measure_pair", lambda *_, **__: True),
         ):

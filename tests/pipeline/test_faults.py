@@ -105,6 +105,7 @@ def test_kills_change_no_byte(runs: tuple[Path, dict[str, Any]], recipe: Recipe)
         "saes",
         "report",
         "vocabulary.json",
+        "crosscoders",
     } | {table.file.split("/")[0] for table in tables}
 
 

@@ -63,8 +63,8 @@ def test_dictionaries_of_every_seed_and_those_that_comparisons_derive() -> None:
     assert asked.compared[0].derived == ("rotated", "frozen-encoder")
     met = [plan for plan in planned(asked) if plan.comparison.name == "frozen-encoder"]
     assert [plan.b.words for plan in met] == [
-        "mamba-s0@frozen-encoder",
-        "transformer-s0@frozen-encoder",
+        "mamba-1-s0@frozen-encoder",
+        "gpt-neox-s0@frozen-encoder",
     ]
 
 
