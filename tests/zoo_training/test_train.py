@@ -178,7 +178,7 @@ def test_products_in_bfloat16_change_little(name, text, monkeypatch):
         own = [p.grad for p in model.hf.parameters() if p.grad is not None]
         assert all(gradient.dtype == torch.float32 for gradient in own)
         gradients.append(torch.cat([gradient.flatten().double() for gradient in own]))
-    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.02
+    assert abs(losses[0] - losses[1]) < 0.02 and not torch.equal(*gradients)
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
 
 
