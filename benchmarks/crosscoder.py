@@ -20,14 +20,13 @@ import importlib.util
 import os
 import statistics
 import sys
-import time
 import types
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from measuring import busy, machine, timed
+from measuring import busy, machine, timed, worked
 
 from homolog.dictionaries import (
     Crosscoder,
@@ -55,9 +54,8 @@ class Measured(NamedTuple):
 
 def measured(train: Callable[[], Any], explained: Callable[[Any], float]) -> Measured:
     """Of a training, and of what it gives."""
-    begun = time.process_time()
-    seconds, trained = timed(train)
-    return Measured(seconds, time.process_time() - begun, explained(trained))
+    processor, (seconds, trained) = worked(lambda: timed(train))
+    return Measured(seconds, processor, explained(trained))
 
 
 def residuals(n_rows: int, d_model: int) -> tuple[Streams, Streams]:

@@ -11,13 +11,11 @@ part of the features: each costs the same.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from measuring import busy, machine, peak_beyond
+from measuring import busy, machine, peak_beyond, worked
 from skewed import skewed_features
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -50,13 +48,6 @@ def layer(tokens: int, n_features: int, active: float) -> tuple[SparseFeatures, 
     return SparseFeatures(matrix, windows.hash, windows.token_document, "random", 0), windows
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """(processor seconds, what the call returns): other work on the machine counts little."""
-    begun = time.process_time()
-    result = function()
-    return time.process_time() - begun, result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,7 +74,7 @@ def main() -> None:
     minutes = options.layers / 60
     total = 0.0
     for name, step in STEPS.items():
-        memory, (seconds, made) = peak_beyond(lambda step=step: timed(lambda: step(x, windows)))
+        memory, (seconds, made) = peak_beyond(lambda step=step: worked(lambda: step(x, windows)))
         total += seconds
         print(
             f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{minutes * seconds:10.1f} min", end=""
@@ -111,9 +102,9 @@ def effects(n_features: int) -> Iterator[tuple[str, int, float]]:
     )
     model = GPTNeoX("random", GPTNeoXForCausalLM(config).eval())
     some = min(SOME, n_features)
-    memory, (seconds, _) = peak_beyond(lambda: timed(lambda: promoted(model, W_dec[:some])))
+    memory, (seconds, _) = peak_beyond(lambda: worked(lambda: promoted(model, W_dec[:some])))
     yield "promoted", memory, seconds * n_features / some
-    memory, (seconds, _) = peak_beyond(lambda: timed(lambda: nearest(W_dec)))
+    memory, (seconds, _) = peak_beyond(lambda: worked(lambda: nearest(W_dec)))
     yield "nearest", memory, seconds
 
 

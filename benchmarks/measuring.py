@@ -27,6 +27,13 @@ def timed(function: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - begun, result
 
 
+def worked(function: Callable[[], T]) -> tuple[float, T]:
+    """(processor seconds, what the call returns): other work on the machine counts little."""
+    begun = time.process_time()
+    result = function()
+    return time.process_time() - begun, result
+
+
 def fastest(function: Callable[[], object], repeats: int = 3) -> float:
     """Seconds of the fastest of a few calls; fewer where they are long."""
     seconds = [timed(function)[0]]

@@ -17,14 +17,11 @@ are ("computed").  Seconds are the processor's, of one thread: other jobs do not
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 import torch
-from measuring import machine
+from measuring import machine, worked
 
 from homolog.matching.principal import similarity, turned
 from homolog.matching.space_null import DIRECTIONS, NEIGHBOURS, ROWS, space_tests
@@ -71,13 +68,6 @@ def neighbours_in_common(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(shared)) / NEIGHBOURS
 
 
-def spent(function: Callable[[], Any]) -> tuple[float, Any]:
-    """(seconds of the processor, what the call returns)."""
-    begun = time.process_time()
-    found = function()
-    return time.process_time() - begun, found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -96,10 +86,10 @@ def main() -> None:
     samples = [[x[rows] for x in side] for side in (a, b)]
     slow = [(x.numpy(), y.numpy()) for x, y in list(zip(a, b, strict=False))[: asked.slow]]
 
-    turn, scores = spent(lambda: [turned(side, threads=1) for side in (a, b)])
-    meet, found = spent(lambda: similarity(*scores, threads=1))
+    turn, scores = worked(lambda: [turned(side, threads=1) for side in (a, b)])
+    meet, found = worked(lambda: similarity(*scores, threads=1))
     kept = np.mean([layer.scores.shape[1] for side in scores for layer in side])
-    theirs, exact = spent(lambda: [by_definition(x, y) for x, y in slow])
+    theirs, exact = worked(lambda: [by_definition(x, y) for x, y in slow])
     print(f"{pairs} pairs of {asked.tokens:,} x {asked.width}, {kept:.0f} directions kept")
     print(f"  ours    {turn:.1f} s to turn {sum(asked.layers)} layers, {meet:.1f} s for the pairs")
     computed = theirs / len(slow) * pairs
@@ -111,11 +101,11 @@ def main() -> None:
     cka, svcca = np.max(apart, 0)
     print(f"  largest difference: CKA {cka:.1e}, SVCCA {svcca:.1e}")
 
-    null, tests = spent(
+    null, tests = worked(
         lambda: space_tests(*samples, n_permutations=asked.permutations, seed=0, threads=1)
     )
     x, y = (side[0].flatten(0, 1).numpy() for side in samples)
-    theirs, _ = spent(lambda: (by_definition(x, y), neighbours_in_common(x, y)))
+    theirs, _ = worked(lambda: (by_definition(x, y), neighbours_in_common(x, y)))
     computed = theirs * pairs * (asked.permutations + 1)
     print(f"null of {asked.permutations} permutations, {ROWS} rows, {DIRECTIONS} directions")
     print(f"  ours    {null:.1f} s")

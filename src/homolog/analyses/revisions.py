@@ -46,10 +46,14 @@ def over_training(records: StudyRecords) -> Rows:
                 continue
             panel = f"{entry} in {target}" if own == source else f"{source} in {entry}"
             rows.append({"panel": panel, **_at(of[own], row)})
+    return _in_order(rows)
+
+
+def _in_order(rows: Rows) -> Rows:
+    """Panel by panel, by the step; as the recipe has them where one has none."""
     order = list(dict.fromkeys(row["panel"] for row in rows))
-    stepped = all(row["step"] is not None for row in rows)  # else as the recipe has them
-    rows.sort(key=lambda row: (order.index(row["panel"]), row["step"] if stepped else 0))
-    return rows
+    stepped = all(row["step"] is not None for row in rows)
+    return sorted(rows, key=lambda row: (order.index(row["panel"]), row["step"] if stepped else 0))
 
 
 def _at(revision: str, row: Row) -> dict[str, Any]:
@@ -93,12 +97,13 @@ def copying(records: StudyRecords) -> Rows:
                     asked | {"answer": answer, "accuracy": rounded(row[column])}
                     for answer, column in ANSWERS.items()
                 ]
-    stepped = all(row["step"] is not None for row in rows)
-    return sorted(rows, key=lambda row: (row["panel"], row["step"] if stepped else 0))
+    return _in_order(rows)
 
 
 def which_first(shares: Rows, copies: Rows) -> list[str]:
     """Where what is shared, and where copying, first reach half of their highest value."""
+    if not copies:
+        return []
     said = [
         f"What they share ({panel}) reaches half of its highest value at {at}."
         for panel, own in _by_panel(shares).items()
@@ -107,7 +112,7 @@ def which_first(shares: Rows, copies: Rows) -> list[str]:
     for panel, own in _by_panel([row for row in copies if row["answer"] == ON_TOP]).items():
         if (at := _half_way(own, "accuracy")) is not None:
             said.append(f"Induction in {panel}, with the answer on top, does at {at}.")
-    return said if copies else []
+    return said
 
 
 def _half_way(rows: Rows, key: str) -> str | None:

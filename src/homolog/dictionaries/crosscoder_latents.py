@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float, Int
 from homolog.dictionaries.crosscoder import Crosscoder
 from homolog.dictionaries.streams import Rows
 from homolog.errors import InputError
+from homolog.record.tables.crosscoder import OF_ALL
 
 ABSENT = 0.2
 """Norm of a latent's decoder, to that in its own model, below which it is not in another."""
@@ -44,7 +45,6 @@ ERROR, RECONSTRUCTION = 0.2, 0.5
 """Ratios of beta from which a latent is in a model although its decoder there is all but 0."""
 LEAST_ACTIVE = 10
 """Rows of each half at which a latent must be active; else its beta is NaN."""
-SHARED = "shared"
 _BLOCK = 4096  # rows whose latents are held at once
 
 
@@ -154,7 +154,7 @@ def latent_classes(crosscoder: Crosscoder, scaling: LatentScaling | None = None)
     """Of each latent "shared", or the models that have it, as `latents_in` says, " + " between."""
     there = latents_in(crosscoder, scaling)
     names = np.array(crosscoder.models)
-    return [SHARED if has.all() else " + ".join(names[has]) for has in there.T]
+    return [OF_ALL if has.all() else " + ".join(names[has]) for has in there.T]
 
 
 def latent_table(crosscoder: Crosscoder, scaling: LatentScaling) -> pl.DataFrame:

@@ -17,7 +17,7 @@ import torch
 
 from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.seeds import generator
-from homolog.dictionaries.sources import _Shuffled, probe_digest
+from homolog.dictionaries.sources import ShuffledRows, probe_digest
 from homolog.dictionaries.streams import Streams
 from homolog.dictionaries.training.fold import estimate_normalisation
 from homolog.errors import InputError
@@ -35,7 +35,7 @@ class _Joined:
         return self.streams.joined([part.index_select(dim, index) for part in self.parts])
 
 
-class JointResiduals(_Shuffled):
+class JointResiduals(ShuffledRows):
     """The joined stream as a source of training: one layer, rows in a new random order each epoch.
 
     residuals: by the model's name, (token, d_model), tensors or layers of `StoredResiduals`.

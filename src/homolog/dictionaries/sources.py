@@ -93,7 +93,7 @@ class _Gather(Sequence[torch.Tensor]):
         return self.layers[layer].index_select(0, self.rows)
 
 
-class _Shuffled:
+class ShuffledRows:
     """The stream over rows that can be gathered, in a new random order every epoch.
 
     The order is over all documents.  layers: what is served.  numbers: their layer numbers.  rows:
@@ -153,7 +153,7 @@ class _Shuffled:
         return _Gather(self.layers, torch.from_numpy(np.sort(order)))
 
 
-class ResidualArrays(_Shuffled):
+class ResidualArrays(ShuffledRows):
     """Activations held in memory or memory-mapped: (layer, token, d_model), any float dtype.
 
     The tokens are read in a new random order every epoch, over all documents; the order follows
@@ -189,7 +189,7 @@ class ResidualArrays(_Shuffled):
         return [probe_digest(layer, self.rows) for layer in self.layers]
 
 
-class StoredResiduals(_Shuffled):
+class StoredResiduals(ShuffledRows):
     """Activations in a folder that `features.write_residuals` wrote, memory-mapped.
 
     Serves all layers or some.  Gives the stream of `ResidualArrays` over the same values, seed and

@@ -46,6 +46,7 @@ from jaxtyping import Float, Int
 
 from homolog.errors import InputError
 from homolog.matching.principal import PrincipalScores, principal_scores
+from homolog.matching.spaces import SAMPLES_A_DIRECTION
 from homolog.threads import single_threaded
 
 ROWS = 2048
@@ -181,7 +182,7 @@ class _Linear:
         self.shape = (len(a), DIRECTIONS, len(b), DIRECTIONS)
         self.scale = [torch.stack([_scale(layer) for layer in side]) for side in (a, b)]
         kept = [np.array([layer.kept for layer in side]) for side in (a, b)]
-        few = len(self.a) - 1 < 2 * np.add.outer(*kept)
+        few = len(self.a) - 1 < SAMPLES_A_DIRECTION * np.add.outer(*kept)
         self.kept = np.where(few, np.nan, np.minimum.outer(*kept).astype(float))
         self.kept[self.kept == 0] = np.nan
 

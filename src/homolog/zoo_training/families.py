@@ -1,7 +1,7 @@
 """The families of the zoo: one configuration each, and how it is trained.
 
-All read the same text through one tokenizer and are 192 wide with 2 to 3 million parameters.  A
-block of a Mamba holds one mixer and no MLP, so it has twice as many.
+All read the same text through one tokenizer, in the same order, and are 192 wide with 2 to 3
+million parameters.  A block of a Mamba holds one mixer and no MLP, so it has twice as many.
 """
 
 from __future__ import annotations

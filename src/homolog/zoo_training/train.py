@@ -107,7 +107,8 @@ def _optimizers(model: LanguageModel, config: Training) -> list[torch.optim.Opti
     embeddings = {model.hf.get_input_embeddings().weight, model.hf.get_output_embeddings().weight}
     linear = [m.weight for m in model.hf.modules() if isinstance(m, torch.nn.Linear)]
     matrices = [weight for weight in linear if weight not in embeddings]
-    rest = [(n, p) for n, p in model.hf.named_parameters() if p not in set(matrices)]
+    by_muon = set(matrices)
+    rest = [(n, p) for n, p in model.hf.named_parameters() if p not in by_muon]
     decayed = [p for n, p in rest if p.ndim > 1 and not n.endswith("A_log")]
     others = [p for n, p in rest if p.ndim <= 1 or n.endswith("A_log")]
     groups = [

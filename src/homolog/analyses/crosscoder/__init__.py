@@ -20,10 +20,10 @@ from homolog.record.tables import (
     LAYERS,
     MATCHES,
 )
+from homolog.record.tables.crosscoder import OF_ALL
 
 FOLLOWS = 0.7
 """Correlation from which a feature follows a latent."""
-SHARED = "shared"
 SECONDS = 6e-9  # a row and a latent of a joined stream of 1,024 dimensions, in a step
 
 
@@ -39,6 +39,7 @@ def values(records: PairRecords) -> Mapping[str, Any] | None:
         return None
     return {
         "crosscoder": rows.row(0, named=True),
+        "follows": FOLLOWS,
         "classes": class_table(records),
         "verdicts": agreement_table(records),
     }
@@ -49,11 +50,11 @@ def class_table(records: PairRecords) -> ShownTable:
     latents = records.table(CROSSCODER_LATENTS).filter(pl.col("n_active") > 0)
     rows = [
         {"owner": owner, "n": len(latents.filter(owner=owner)), "by_norm": by_norm}
-        for owner in (SHARED, *records.pair)
+        for owner in (OF_ALL, *records.pair)
         for by_norm in [len(latents.filter(by_norm=owner))]
     ]
     cells: Cells = {
-        "Latents": lambda row: row["owner"] if row["owner"] == SHARED else f"{row['owner']} alone",
+        "Latents": lambda row: row["owner"] if row["owner"] == OF_ALL else f"{row['owner']} alone",
         "By decoder norms": lambda row: f"{row['by_norm']:,}",
         "After latent scaling": lambda row: f"{row['n']:,}",
     }
@@ -70,7 +71,7 @@ def agreement(features: pl.DataFrame, models: tuple[str, ...]) -> list[dict[str,
         for homolog in (True, False):
             own = known.filter(model=model, homolog=homolog)
             follows = own.filter(pl.col("r") >= FOLLOWS)
-            shared = len(follows.filter(owner=SHARED)) / len(follows) if len(follows) else None
+            shared = len(follows.filter(owner=OF_ALL)) / len(follows) if len(follows) else None
             counts = {"n": len(own), "n_follows": len(follows), "shared": shared}
             rows.append({"model": model, "homolog": homolog} | counts)
     return rows

@@ -24,8 +24,8 @@ from homolog.dictionaries import (
     LatentScaling,
     Place,
     TrainingConfig,
-    latent_classes,
     latent_scaling,
+    latent_table,
     train_crosscoder,
 )
 from homolog.dictionaries.variance import norms_of, sink_share
@@ -100,20 +100,11 @@ def blocks_of(material: Material, a: str, b: str) -> tuple[int, int]:
 
 def latent_rows(crosscoder: Crosscoder, scaling: LatentScaling) -> pl.DataFrame:
     """The latents of a crosscoder of two models, without the names of these."""
-    columns: dict[str, Any] = {
-        "latent": range(crosscoder.n_latents),
-        "n_active": scaling.n_active,
-        "by_norm": latent_classes(crosscoder),
-        "owner": latent_classes(crosscoder, scaling),
-    }
-    of_models = {
-        "norm": crosscoder.decoder_norms,
-        "error": scaling.beta_error,
-        "reconstruction": scaling.beta_reconstruction,
-    }
-    for name, (first, second) in of_models.items():
-        columns |= {name: first, f"best_{name}": second}
-    return pl.DataFrame(columns)
+    first, second = crosscoder.models
+    names = {"class": "owner"}
+    for name in ("norm", "error", "reconstruction"):
+        names |= {f"{name} {first}": name, f"{name} {second}": f"best_{name}"}
+    return latent_table(crosscoder, scaling).rename(names)
 
 
 def _trained(

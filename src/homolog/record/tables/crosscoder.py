@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from homolog.record.tables.describing import BOOL, F32, F64, I32, I64, TEXT, table
 
+OF_ALL = "shared"
+"""The owner of a latent that every model has."""
 _PAIR = {
     "model": (TEXT, "the first of the two models"),
     "best_model": (TEXT, "the second"),
