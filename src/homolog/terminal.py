@@ -129,9 +129,14 @@ def complain(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def report_line(path: Path) -> str:
+    """Where the report is."""
+    return f"Report: {path}"
+
+
 def say_report(path: Path, record: Mapping[str, Any]) -> None:
     """Where the report is, and what it is without.  Exit code 1 where something failed."""
-    typer.echo(f"Report: {path}")
+    typer.echo(report_line(path))
     failed = record.get("failed", {})
     for work, why in failed.items():
         complain(f"Failed, and not in the report: {work} ({why['error']})")

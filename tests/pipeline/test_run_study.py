@@ -5,6 +5,7 @@ users get wrong.
 import contextlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -185,6 +186,24 @@ def test_what_is_complete_is_verified_and_not_done_again(done, recipe):
     assert all(stage["status"] == "done" for stage in stages.values())
     assert json.loads(before)["stages"] == stages
     assert finished_report(load_recipe(recipe), done) == done / "report" / "index.html"
+
+
+def test_a_second_start_says_the_same_and_loads_nothing(done, recipe, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(done, out)
+    command = ["run", str(recipe), "--out", str(out), "--quiet"]
+    first = subprocess.run([sys.executable, "-m", "homolog", *command], capture_output=True)
+    assert first.returncode == 0 and f"Report: {out}".encode() in first.stdout
+    watched = [sys.executable, "-X", "importtime", "-m", "homolog", *command]
+    second = subprocess.run(watched, capture_output=True)
+    assert second.returncode == 0 and second.stdout == first.stdout
+    imported = {line.rpartition("|")[2].strip() for line in second.stderr.decode().splitlines()}
+    assert "homolog.record.finished" in imported
+    assert not imported & {"torch", "polars", "numba", "transformers", "altair"}
+    other = subprocess.run(
+        [sys.executable, "-m", "homolog", *command, "--seed", "7"], capture_output=True, text=True
+    )
+    assert other.returncode == 2 and "another recipe" in other.stderr
 
 
 def test_a_killed_run_continues_to_the_same_tables(done, recipe, tmp_path):

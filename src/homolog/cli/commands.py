@@ -9,6 +9,8 @@ Nothing heavy is imported before a command needs it: `homolog --help` answers at
 from __future__ import annotations
 
 import os
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,8 +19,16 @@ import typer
 from homolog.cli.shared import Out, Quiet, Threads, command_of, group_of
 from homolog.errors import InputError
 from homolog.memory import keep_freed_memory
-from homolog.record.built_in import built_in_recipes
-from homolog.terminal import Commands, complain, make_output_patient, say_report, stop_on_sigterm
+from homolog.record import finished
+from homolog.record.built_in import built_in_recipes, recipe_bytes
+from homolog.terminal import (
+    Commands,
+    complain,
+    make_output_patient,
+    report_line,
+    say_report,
+    stop_on_sigterm,
+)
 
 if TYPE_CHECKING:
     from homolog.record.recipe import Recipe
@@ -56,6 +66,48 @@ OtherSeed = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A recipe and the options that change it."""
+
+    ref: str
+    seed: int | None = None
+    device: str | None = None
+    random_weights: bool = False
+    tokens: int | None = None
+    blocks: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Identifies all of it."""
+        options = {key: value for key, value in vars(self).items() if key != "ref"}
+        return finished.asked(recipe_bytes(self.ref), options)
+
+    @property
+    def folder(self) -> Path:
+        """Where its run lies, if nothing else is said and the recipe is one."""
+        try:
+            name = tomllib.loads(recipe_bytes(self.ref).decode("utf-8")).get("name")
+        except ValueError:
+            name = None
+        return Path("runs", str(name or Path(self.ref).stem))
+
+    def recipe(self) -> Recipe:
+        """The recipe, changed.  Raises InputError."""
+        from homolog.pipeline.recipes import load_recipe
+
+        loaded = load_recipe(self.ref)
+        if self.random_weights:
+            loaded = loaded.rehearsal(self.tokens or 20_000, self.blocks)
+        elif self.tokens is not None or self.blocks is not None:
+            only_tokens = self.tokens is not None
+            field = "--tokens" if only_tokens else "--blocks"
+            value = self.tokens if only_tokens else self.blocks
+            remedy = "Give --random-weights too, or change the recipe."
+            raise InputError(field, value, "it belongs to a rehearsal", remedy)
+        return loaded.with_run(seed=self.seed, device=self.device)
+
+
 @app.command()
 def demo(
     out: Out = None,
@@ -66,9 +118,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Compare the Transformer and the Mamba that ship, from text to report, in minutes."""
-    from homolog.pipeline.recipes import load_recipe
-
-    _compare(load_recipe("demo").with_run(seed=seed, device=device), out, ray, threads, quiet)
+    _study(Asked("demo", seed=seed, device=device), out, ray, threads, quiet)
 
 
 @app.command()
@@ -107,24 +157,11 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe, or continue its run, and write its report."""
-    from homolog.pipeline.recipes import load_recipe
-
-    loaded = load_recipe(recipe)
-    if random_weights:
-        loaded = loaded.rehearsal(tokens or 20_000, blocks)
-    elif tokens is not None or blocks is not None:
-        field, value = ("--blocks", blocks) if tokens is None else ("--tokens", tokens)
-        raise InputError(
-            field,
-            value,
-            "it belongs to a rehearsal",
-            "Give --random-weights too, or change the recipe.",
-        )
-    loaded = loaded.with_run(seed=seed, device=device)
+    asked = Asked(recipe, seed, device, random_weights, tokens, blocks)
     if plan:
-        _say_costs(loaded, out, threads)
+        _say_costs(asked.recipe(), out, threads)
     else:
-        _compare(loaded, out, ray, threads, quiet)
+        _study(asked, out, ray, threads, quiet)
 
 
 @app.command(cls=command_of("homolog.cli.circuits"))
@@ -349,18 +386,26 @@ def _say_costs(recipe: Recipe, out: Path | None, threads: int | None) -> None:
         typer.echo(line)
 
 
-def _compare(
-    recipe: Recipe, out: Path | None, ray: str | None, threads: int | None, quiet: bool
+def _study(
+    asked: Asked, out: Path | None, ray: str | None, threads: int | None, quiet: bool
 ) -> None:
+    if (lines := finished.remembered(out or asked.folder, asked.key)) is not None:
+        typer.echo("\n".join(lines))
+        return
     from homolog.pipeline.grid import run_grid
+    from homolog.pipeline.models import files_read
     from homolog.pipeline.run_study import run_study, words_of
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
+    recipe = asked.recipe()
     target = out or Path("runs") / recipe.name
     run = run_study if recipe.grid is None else run_grid
     path = run(recipe, target, make_progress(quiet), ray=ray, threads=threads)
     record = RunFolder(target).record
-    for words in words_of(record):
-        typer.echo(words)
+    words = words_of(record)
+    for line in words:
+        typer.echo(line)
+    if not record.get("failed"):
+        finished.remember(target, asked.key, [*words, report_line(path)], files_read(recipe))
     say_report(path, record)

@@ -137,6 +137,13 @@ def inputs_of(
     return inputs + ([] if recipe.circuits is None else task_inputs(recipe.circuits))
 
 
+def files_read(recipe: Recipe) -> list[Path]:
+    """All files that a run of the recipe, or of a cell of its grid, reads."""
+    models = models_of(recipe)
+    weights = weights_of(models.all, random=recipe.run.random_weights)
+    return [file for item in inputs_of(recipe, models, weights, str) for file in item.files]
+
+
 def weights_of(models: Sequence[StudyModel], *, random: bool = False) -> list[Input]:
     """The weights of models, in their order."""
     return [weights_input(model.ref, model.revision, random=random) for model in models]

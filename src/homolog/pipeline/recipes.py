@@ -16,7 +16,7 @@ from homolog.corpus.tasks.asked import check_tasks
 from homolog.dictionaries.kinds import KINDS, Kind, kind_of, parse
 from homolog.errors import InputError
 from homolog.pipeline.cells import cells_of, named_in_grid
-from homolog.record.built_in import FOLDER, built_in_recipes
+from homolog.record.built_in import recipe_bytes
 from homolog.record.recipe import CircuitRecipe, Dictionaries, Recipe, SaeRecipe
 from homolog.record.recipe.dictionaries import SPARSITY, TARGET
 from homolog.record.settings import option
@@ -32,21 +32,7 @@ def load_recipe(ref: str | Path) -> Recipe:
     Raises `InputError` when there is no such recipe, and for TOML errors, unknown keys and unusable
     values.
     """
-    built_in = built_in_recipes()
-    if str(ref) in built_in:
-        if Path(ref).is_file():
-            raise InputError(
-                "recipe",
-                str(ref),
-                f"both a built-in recipe and {Path(ref).absolute()} have that name",
-                f"Write ./{ref} for the file, or give the command in another folder.",
-            )
-        data = (FOLDER / f"{ref}.toml").read_bytes()
-    elif Path(ref).is_file():
-        data = Path(ref).read_bytes()
-    else:
-        requirement = "it must be a TOML file or the name of a built-in recipe"
-        raise InputError("recipe", str(ref), requirement, f"Built in: {', '.join(built_in)}.")
+    data = recipe_bytes(ref)
     try:
         values = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
