@@ -178,5 +178,5 @@ def test_chunks_of_pairs_change_nothing(monkeypatch):
     pairs = np.array([[i, (i * 7) % 30] for i in range(30)])
     columns = prepare(x)
     whole = resampled_pairs(columns, columns, pairs, resamples)
-    monkeypatch.setattr(intervals, "_PAIRS_AT_ONCE", 4)
+    monkeypatch.setattr(intervals, "_COLUMNS_AT_ONCE", 4)
     np.testing.assert_array_equal(resampled_pairs(columns, columns, pairs, resamples), whole)

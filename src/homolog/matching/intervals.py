@@ -20,7 +20,7 @@ model seeds or corpora are not covered either: the skyline rows show those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from homolog.errors import InputError
 from homolog.features import check_same_stream
 from homolog.matching.columns import Columns
 from homolog.matching.layers import Layer, LayerFacts
-from homolog.matching.moments import Part, ones, parts, products_by_document
+from homolog.matching.moments import own_sums, pair_sums
 from homolog.matching.tables import SUMMARY
 
 FREQUENT_ACTIVATIONS = 30
@@ -40,7 +40,7 @@ SIDES = ("model", "label", "best_model", "best_label")
 HIGH_MATCH = 0.7
 INTERVAL = (0.025, 0.975)
 """Quantiles of resamples between which a 95 % interval lies."""
-_PAIRS_AT_ONCE = 1024
+_COLUMNS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,40 @@ def resampled_pairs(
 
     pairs: original feature indices, both not constant.
     """
-    weights, n_documents = resamples.counts, len(resamples.tokens)
-    n = resamples.tokens @ weights
-
-    def mean(left: list[Part], right: list[Part]) -> np.ndarray:
-        return products_by_document(left, right, resamples.document, n_documents) @ weights / n
-
+    weights, n = resamples.counts, resamples.tokens @ resamples.counts
+    given = resamples.document, len(resamples.tokens)
+    x, xx, of_a = _own_means(a, a.position[pairs[:, 0]], resamples)
+    y, yy, of_b = _own_means(b, b.position[pairs[:, 1]], resamples)
     out = np.empty((len(pairs), weights.shape[1]), dtype=np.float32)
-    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        here = slice(start, start + _PAIRS_AT_ONCE)
-        of_a, of_b = (
-            parts(side, side.position[ids]) for side, ids in zip((a, b), pairs[here].T, strict=True)
-        )
-        one = ones(len(pairs[here]), a.n_tokens)
-        x, y = mean(of_a, one), mean(of_b, one)
-        xx, yy, xy = mean(of_a, of_a), mean(of_b, of_b), mean(of_a, of_b)
-        var_x, var_y = xx - x * x, yy - y * y
-        defined = (var_x > 1e-12 * xx) & (var_y > 1e-12 * yy)
+    for here in _chunks(len(pairs)):
+        i, j = of_a[here], of_b[here]
+        positions = a.position[pairs[here, 0]], b.position[pairs[here, 1]]
+        xy = pair_sums(a, b, positions, *given).T @ weights / n
+        var_x, var_y = xx[i] - x[i] * x[i], yy[j] - y[j] * y[j]
+        defined = (var_x > 1e-12 * xx[i]) & (var_y > 1e-12 * yy[j])
         scale = np.sqrt(np.where(defined, var_x * var_y, 1.0))
-        out[here] = np.where(defined, np.clip((xy - x * y) / scale, -1, 1), np.nan)
+        out[here] = np.where(defined, np.clip((xy - x[i] * y[j]) / scale, -1, 1), np.nan)
     return out
+
+
+def _own_means(
+    side: Columns, position: np.ndarray, resamples: Resamples
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of x and of x^2 on every resample, float64 (columns, replicates), of the columns that
+    stand at these positions, each once; and for each position its row there.
+    """
+    columns, row = np.unique(position, return_inverse=True)
+    weights, n = resamples.counts, resamples.tokens @ resamples.counts
+    means = np.empty((2, len(columns), weights.shape[1]))
+    for here in _chunks(len(columns)):
+        sums = own_sums(side, columns[here], resamples.document, len(resamples.tokens))
+        for of, mean in zip(sums, means, strict=True):
+            mean[here] = of.T @ weights / n
+    return means[0], means[1], row
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(at, at + _COLUMNS_AT_ONCE) for at in range(0, n, _COLUMNS_AT_ONCE))
 
 
 def summarise(

@@ -1,112 +1,138 @@
-"""Per-document sums of products of features, in float64.
+"""Per-document sums of features and of products of pairs, in float64.
 
 For every document d the sums over its tokens of x, x^2 and, for a pair, x y are sufficient for the
-Pearson correlation on any multiset of documents: weigh the sums and form r from the totals.  The
-sum of x is that of its product with a column of ones.
+Pearson correlation on any multiset of documents: weigh the sums and form r from the totals.
+
+Dense columns are read row by row, as they lie in memory, by all threads side by side; every sum is
+added in the order of its tokens, whatever their number.
 """
 
 from __future__ import annotations
 
-from itertools import product
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from homolog.compiled import jit
-from homolog.matching.columns import Columns, SparseEntries
+from homolog.matching.columns import Columns
+from homolog.matching.gathered import rows_in_threads
+
+N_STRIPES = 8
+"""Of columns, that threads take in turn; a dense row is read once a stripe."""
 
 
-class Part(NamedTuple):
-    """The dense or the sparse ones of some columns.
+def own_sums(
+    columns: Columns, position: np.ndarray, document: np.ndarray, n_documents: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of x and of x^2, float64 (documents, columns), of some columns.
 
-    inside: bool (columns,), which they are.  ids: int64 (columns,), their numbers in `values`:
-    float32 (tokens, dense), or entries by column.
+    position: int64, in `columns.order`.  document: (tokens,), 0 ... n_documents - 1.
     """
-
-    inside: np.ndarray
-    ids: np.ndarray
-    values: np.ndarray | SparseEntries
-
-
-def parts(columns: Columns, position: np.ndarray) -> list[Part]:
-    """Some columns, by their position in `columns.order`."""
-    is_dense = position < columns.n_dense
-    dense = Part(is_dense, position, columns.dense)
-    if is_dense.all():
-        return [dense]
-    return [dense, Part(~is_dense, position - columns.n_dense, columns.by_column)]
+    sums, squares = (np.zeros((n_documents, len(position))) for _ in range(2))
+    kernels = {True: _own_dense, False: _own_sparse}
+    for is_dense, own in _by_density(position < columns.n_dense):
+        ids, values = _values(columns, position[own], is_dense)
+        _in_stripes(kernels[is_dense], own, ids, values, document, sums, squares)
+    return sums, squares
 
 
-def ones(n_columns: int, n_tokens: int) -> list[Part]:
-    """As many columns of ones."""
-    column = np.ones((n_tokens, 1), dtype=np.float32)
-    return [Part(np.full(n_columns, True), np.zeros(n_columns, dtype=np.int64), column)]
-
-
-def products_by_document(
-    left: list[Part], right: list[Part], document: np.ndarray, n_documents: int
+def pair_sums(
+    a: Columns,
+    b: Columns,
+    positions: tuple[np.ndarray, np.ndarray],
+    document: np.ndarray,
+    n_documents: int,
 ) -> np.ndarray:
-    """Sum of x y, float64 (pairs, documents), of pairs of columns of the two sides.
+    """Sum of x y, float64 (documents, pairs), of pairs of a column of a and one of b.
 
-    document: (tokens,), 0 ... n_documents - 1.
+    positions: int64 (pairs,), in `a.order` and in `b.order`.
     """
-    sums = np.zeros((len(left[0].inside), n_documents))
-    for one, other in product(left, right):
-        both = one.inside & other.inside
-        if not both.any():
-            continue
-        if isinstance(one.values, np.ndarray) and not isinstance(other.values, np.ndarray):
-            one, other = other, one
-        is_dense = isinstance(one.values, np.ndarray), isinstance(other.values, np.ndarray)
-        columns = one.ids[both], other.ids[both], one.values, other.values
-        sums[both] = _KERNELS[is_dense](*columns, document, n_documents)
+    sums = np.zeros((n_documents, len(positions[0])))
+    dense_a, dense_b = positions[0] < a.n_dense, positions[1] < b.n_dense
+    for density, own in _by_density(2 * dense_a + dense_b):
+        of_a = _values(a, positions[0][own], density >= 2)
+        of_b = _values(b, positions[1][own], density % 2 == 1)
+        if density == 2:  # the kernel takes the sparse one first
+            of_a, of_b = of_b, of_a
+        kernel = _sparse_by_dense if density in (1, 2) else _OF_ONE_KIND[density]
+        _in_stripes(kernel, own, *of_a, *of_b, document, sums)
     return sums
 
 
-@jit()
-def _sparse_by_sparse(ids_a, ids_b, a, b, document, n_documents):
+def _by_density(density: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each value there is, and where."""
+    for value in np.unique(density):
+        yield int(value), np.flatnonzero(density == value)
+
+
+def _values(columns: Columns, position: np.ndarray, is_dense: bool) -> tuple[np.ndarray, Any]:
+    """Numbers of columns among the dense or the sparse ones, and the values of those."""
+    if is_dense:
+        return position, columns.dense
+    return position - columns.n_dense, columns.by_column
+
+
+def _in_stripes(kernel: Callable[..., None], own: np.ndarray, *arguments: Any) -> None:
+    """The kernel, which adds to the columns `own` of its sums, shared out to threads."""
+    stripe = max(64, -(-len(own) // N_STRIPES))
+    rows_in_threads(lambda first, last: kernel(first, last, own, *arguments), len(own), stripe)
+
+
+@jit(nogil=True)
+def _own_dense(first, last, own, ids, dense, document, sums, squares):
+    for t in range(dense.shape[0]):
+        d = document[t]
+        for place in range(first, last):
+            x = np.float64(dense[t, ids[place]])
+            sums[d, own[place]] += x
+            squares[d, own[place]] += x * x
+
+
+@jit(nogil=True)
+def _own_sparse(first, last, own, ids, entries, document, sums, squares):
+    for place in range(first, last):
+        for entry in range(entries.start[ids[place]], entries.start[ids[place] + 1]):
+            d, x = document[entries.number[entry]], np.float64(entries.value[entry])
+            sums[d, own[place]] += x
+            squares[d, own[place]] += x * x
+
+
+@jit(nogil=True)
+def _sparse_by_sparse(first, last, own, ids_a, a, ids_b, b, document, sums):
     """Both token lists ascend: one merge of the two lists a pair."""
-    out = np.zeros((len(ids_a), n_documents))
-    for place in range(len(ids_a)):
+    for place in range(first, last):
         at_a, end_a = a.start[ids_a[place]], a.start[ids_a[place] + 1]
         at_b, end_b = b.start[ids_b[place]], b.start[ids_b[place] + 1]
         while at_a < end_a and at_b < end_b:
             token = a.number[at_a]
             if token == b.number[at_b]:
-                out[place, document[token]] += np.float64(a.value[at_a]) * np.float64(b.value[at_b])
+                xy = np.float64(a.value[at_a]) * np.float64(b.value[at_b])
+                sums[document[token], own[place]] += xy
                 at_a += 1
                 at_b += 1
             elif token < b.number[at_b]:
                 at_a += 1
             else:
                 at_b += 1
-    return out
 
 
-@jit()
-def _sparse_by_dense(ids_a, ids_b, a, dense, document, n_documents):
-    out = np.zeros((len(ids_a), n_documents))
-    for place in range(len(ids_a)):
+@jit(nogil=True)
+def _sparse_by_dense(first, last, own, ids_a, a, ids_b, dense, document, sums):
+    for place in range(first, last):
         for entry in range(a.start[ids_a[place]], a.start[ids_a[place] + 1]):
             t = a.number[entry]
-            product = np.float64(a.value[entry]) * np.float64(dense[t, ids_b[place]])
-            out[place, document[t]] += product
-    return out
+            xy = np.float64(a.value[entry]) * np.float64(dense[t, ids_b[place]])
+            sums[document[t], own[place]] += xy
 
 
-@jit()
-def _dense_by_dense(ids_a, ids_b, dense_a, dense_b, document, n_documents):
-    out = np.zeros((len(ids_a), n_documents))
-    for stripe in range((len(ids_a) + 63) // 64):
-        for t in range(dense_a.shape[0]):
-            for place in range(stripe * 64, min(stripe * 64 + 64, len(ids_a))):
-                x, y = dense_a[t, ids_a[place]], dense_b[t, ids_b[place]]
-                out[place, document[t]] += np.float64(x) * np.float64(y)
-    return out
+@jit(nogil=True)
+def _dense_by_dense(first, last, own, ids_a, dense_a, ids_b, dense_b, document, sums):
+    for t in range(dense_a.shape[0]):
+        d = document[t]
+        for place in range(first, last):
+            x, y = dense_a[t, ids_a[place]], dense_b[t, ids_b[place]]
+            sums[d, own[place]] += np.float64(x) * np.float64(y)
 
 
-_KERNELS = {
-    (False, False): _sparse_by_sparse,
-    (False, True): _sparse_by_dense,
-    (True, True): _dense_by_dense,
-}
+_OF_ONE_KIND = {0: _sparse_by_sparse, 3: _dense_by_dense}
