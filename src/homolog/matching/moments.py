@@ -30,9 +30,9 @@ def own_sums(
     position: int64, in `columns.order`.  document: (tokens,), 0 ... n_documents - 1.
     """
     sums, squares = (np.zeros((n_documents, len(position))) for _ in range(2))
-    kernels = {True: _own_dense, False: _own_sparse}
+    kernels: dict[int, Callable[..., None]] = {True: _own_dense, False: _own_sparse}
     for is_dense, own in _by_density(position < columns.n_dense):
-        ids, values = _values(columns, position[own], is_dense)
+        ids, values = _values(columns, position[own], bool(is_dense))
         _in_stripes(kernels[is_dense], own, ids, values, document, sums, squares)
     return sums, squares
 
