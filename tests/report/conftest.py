@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 from tests.analyses import planted_run
 from tests.report.pages import Tab
-from tests.report.planted_features import planted
+from tests.report.planted_features import A, B, planted
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +26,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tab(chromium: Browser, index: Path) -> Iterator[Tab]:
-    """Its first view, which may say nothing on the console and ask for no file from elsewhere."""
-    tab = Tab(chromium, index)
+    """Its first view as rows, which may say nothing on the console, and ask for no file from
+    elsewhere.
+    """
+    tab = Tab(chromium, index, f"#from={A}&to={B}&homolog=yes&sort=-beyond")
     yield tab
     assert tab.said == []
     assert all(url.startswith(index.parent.as_uri()) or url == "data:," for url in tab.asked)

@@ -26,12 +26,22 @@ from tests.report.planted_features import (
 from homolog.report.explorer import address
 
 FIRST = "#features tbody tr:first-child a"
+LIST = f"#from={A}&to={B}"
 
 
-def test_the_first_view_is_the_homologs(tab: Tab) -> None:
+def test_the_first_view_is_the_homologs_in_their_contexts(chromium: Browser, index: Path) -> None:
+    tab = Tab(chromium, index)
     assert tab.text("#count") == "44 of 136 features"
     assert tab.page.get_by_role("combobox", name="Homolog", exact=True).input_value() == "yes"
-    tab.go(f"from={A}&to={B}")
+    assert (
+        tab.page.locator("#cards .card").count() and not tab.page.locator("#features").is_visible()
+    )
+    assert tab.said == []
+    tab.page.close()
+
+
+def test_a_list_reads_no_contexts(chromium: Browser, index: Path) -> None:
+    tab = Tab(chromium, index, LIST)
     assert tab.text("#count") == "136 of 136 features"
     assert tab.rows()[:6] == [
         "0 / 0",
@@ -51,6 +61,7 @@ def test_the_first_view_is_the_homologs(tab: Tab) -> None:
         for url in tab.asked
         if "/features/" in url or "/words/" in url or "token_entropy" in url
     ]
+    tab.page.close()
 
 
 def test_order_is_a_stable_sort_with_the_undefined_last(tab: Tab) -> None:
@@ -305,6 +316,7 @@ def test_a_click_anywhere_on_a_row_opens_it(tab: Tab) -> None:
     "address",
     [
         "",
+        LIST,
         f"#from={A}&to={B}&measures=1&text=cat&r=0.2..",
         f"#from={A}&to={B}&view=cards",
         f"#from={A}&to={B}&view=map",
@@ -314,7 +326,7 @@ def test_a_click_anywhere_on_a_row_opens_it(tab: Tab) -> None:
 def test_a_phone_never_scrolls_sideways(chromium: Browser, index: Path, address: str) -> None:
     tab = Tab(chromium, index, address, viewport={"width": 390, "height": 844})
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
-    if not address:
+    if address == LIST:
         table = tab.page.locator("#features").bounding_box()
         assert table and table["width"] <= 390
         assert tab.page.locator("#features thead th:visible").count() == 3  # feature, partner, r

@@ -50,7 +50,11 @@ def test_it_opens_on_what_controls_explain_least_and_says_why_others_are_none(
     chromium: Browser, judged: Path
 ) -> None:
     tab = Tab(chromium, judged)
-    assert tab.text("#count") == "44 of 136 features" and tab.rows()[:2] == ["0 / 39", "0 / 38"]
+    first = tab.page.locator("#cards .card h2 a").all_text_contents()[:2]
+    assert tab.text("#count") == "44 of 136 features" and first == ["0 / 39", "0 / 38"]
+    tab.page.get_by_label("Rows").check()
+    tab.wait("document.querySelectorAll('#features tbody tr').length > 0")
+    assert tab.rows()[:2] == ["0 / 39", "0 / 38"]
     homolog = tab.page.get_by_role("combobox", name="Homolog", exact=True)
     for reason, row, words in (
         ("chance", "0 / 40", "no more than chance"),

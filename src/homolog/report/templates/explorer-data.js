@@ -215,9 +215,11 @@ const explorer = (() => {
 
   function number(value, { digits = 2, percent = false } = {}) {
     if (value === undefined || value === null || Number.isNaN(value)) return "–";
+    if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en-US").replace("-", "−");
     if (!percent) return value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−");
     if (value === 0) return "0%";
-    return `${value * 100 >= 1 ? (value * 100).toFixed(1) : Number((value * 100).toPrecision(2))}%`;
+    const share = value * 100 >= 1 ? (value * 100).toFixed(1) : String(Number((value * 100).toPrecision(2)));
+    return `${share.replace("-", "−")}%`;
   }
 
   return { put, load, column, manifest, rowOf, placeOf, details, overlay, flow, search, element, token, shown, number };

@@ -41,7 +41,7 @@ const explorerFeature = (() => {
   }
 
   function scatter({ x, y, top }, names) {
-    const SIZE = 240, LEFT = 34, BELOW = 34, at = (share) => share / 255 * SIZE;
+    const SIZE = 240, LEFT = 46, BELOW = 34, at = (share) => share / 255 * SIZE;
     const text = (content, attributes) => element("text", { xmlns: SVG, ...attributes }, content);
     const dots = [...x].map((value, i) => element("circle", {
       xmlns: SVG, cx: LEFT + at(value), cy: SIZE - at(y[i]), r: 2.6 }));

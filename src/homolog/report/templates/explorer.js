@@ -7,8 +7,8 @@
   const form = explorerList.form, named = document.title.slice("Features".length);
   let state, found = null, lastList = null, turn = 0;
 
-  // Without an address: the homologs of which controls explain least.
-  const OPENING = "homolog=yes&sort=-beyond";
+  // Without an address: the homologs of which controls explain least, each in its contexts.
+  const OPENING = "homolog=yes&sort=-beyond&view=cards";
 
   function parsed(address) {
     const given = new URLSearchParams(address.replace(/^#/, "") || (manifest.opens_on_homologs ? OPENING : ""));
