@@ -6,7 +6,7 @@ import pytest
 from tests.analyses.circuit_sections import circuit_page, circuits, figures, texts
 from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
-from homolog.analyses.discovery import correlation_table, edge_tables, patched_edges
+from homolog.analyses.discovery.figures import correlation_table, edge_tables, patched_edges
 
 MAMBA_EDGE = "conv_in.0 \u2192 conv_taps.0 (tap 3) at B"
 
@@ -36,4 +36,4 @@ def test_the_section(run):
     assert MAMBA_EDGE in texts(page)["Discovery"]
     assert "0.50 with another B, 0.50 with another A" in figures(page)["edges"].alt
     first = correlation_table(circuits(run)).rows[0]
-    assert first == [TRANSFORMER, "another B", *["0.50 / 0.50"] * 3, "75%"]
+    assert first == [TRANSFORMER, "another B", *["0.50 / 0.50"] * 3, "2 of 2"]

@@ -16,9 +16,17 @@ from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
-from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, HIDDEN_ATTENTION, OFFSETS, ROLES
+from homolog.record.tables import (
+    CIRCUITS,
+    DISCOVERIES,
+    EDGES,
+    EFFECTS,
+    HIDDEN_ATTENTION,
+    OFFSETS,
+    ROLES,
+)
 
-STUDY_TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES, HIDDEN_ATTENTION)
+STUDY_TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, DISCOVERIES, EDGES, HIDDEN_ATTENTION)
 SMALL = {
     "n_prompts": 12,
     "length": 16,
@@ -51,7 +59,6 @@ def test_the_tables_say_what_each_model_does(run):
     for name in ("transformer-s0", "mamba-s0"):
         assert rows[name]["able"] and rows[name]["reason"] == ""
         assert rows[name]["verdict"] == "no shift" and rows[name]["offset"] == 0
-        assert 0 <= rows[name]["discovery_recall"] <= 1
         assert (
             rows[name]["faithfulness_lo"]
             <= rows[name]["faithfulness"]
@@ -59,7 +66,7 @@ def test_the_tables_say_what_each_model_does(run):
         )
     unable = rows["transformer-random"]
     assert not unable["able"] and "accuracy" in unable["reason"] and unable["key"] is None
-    for table in (study.effects, study.roles, study.offsets, study.edges):
+    for table in (study.effects, study.roles, study.offsets, study.discoveries, study.edges):
         assert set(table.get_column("model")) == {"transformer-s0", "mamba-s0"}
     read = study.hidden_attention.filter(position="B").sort("model")
     keys = [rows[name]["key"].replace("state", "y") for name in ("mamba-s0", "transformer-s0")]
@@ -90,6 +97,31 @@ def test_what_a_beginning_is_worth_to_each_model_is_recorded(run):
         assert facts["token"] == "<|endoftext|>" and not facts["begins"]
         assert (facts["without"] < chance / 2) == (facts["with_it"] < chance / 2)
         assert (facts["without"] < chance / 2) == ("random" not in name)
+
+
+def test_what_was_found_is_said_of_each_model(run):
+    words = [entry["words"] for entry in RunFolder(run).record["induction"]]
+    assert len(words) == 3 and "has no circuit of induction" in words[2]
+    for line, name in zip(words, ("transformer-s0", "mamba-s0"), strict=False):
+        assert line.startswith(f"{name} has the answer on top in ") and "copier" in line
+
+
+def test_parts_that_discovery_finds_again_are_counted(run):
+    study = Study.load(run)
+    assert study.discoveries["n_named"].sum() > 0
+    assert (study.discoveries["n_found"] <= study.discoveries["n_named"]).all()
+    assert (study.discoveries["n_prompts"] == 4).all()
+    strongest = study.discoveries["pearson_top"]
+    assert (strongest.is_nan() | strongest.is_between(-1, 1)).all()
+
+
+def test_discovery_may_be_left_out(tmp_path):
+    few = recipe("zoo:transformer-s0", discovery_prompts=0)
+    run_circuits(few, tmp_path / "run", SilentProgress())
+    assert not (tmp_path / "run" / EDGES.file).exists()
+    assert "Found again?" not in (tmp_path / "run" / "report" / "index.html").read_text()
+    with pytest.raises(InputError, match="discovery_prompts must be 2 or more, or 0"):
+        recipe("zoo:transformer-s0", discovery_prompts=1)
 
 
 def test_real_patches_follow_the_scores(run):

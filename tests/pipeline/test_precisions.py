@@ -171,6 +171,7 @@ def test_a_study_is_whole_in_half_precision(dtype: str, studies: dict[str, Study
         "effects",
         "roles",
         "offsets",
+        "discoveries",
         "edges",
         "shared",
         "variance",

@@ -22,7 +22,7 @@ from tests.report.pages import EVIL, drawn_on, files_of, opened, pages_from, par
 
 from homolog.analyses import ANALYSES, Analysis
 from homolog.errors import InputError
-from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES, TABLES
+from homolog.record.tables import CIRCUITS, DISCOVERIES, EDGES, EFFECTS, OFFSETS, ROLES, TABLES
 from homolog.report import write_report
 from homolog.report.export import PNG_SCALE, export_figures
 
@@ -250,7 +250,7 @@ def circuits(path: Path, model: str = "mamba-s0") -> Path:
         **dict.fromkeys(("preferred", "accuracy", "probability", "logit_difference"), 0.5),
         **{"able": False, "reason": "too small"},
     }
-    for table in (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES):
+    for table in (CIRCUITS, EFFECTS, ROLES, OFFSETS, DISCOVERIES, EDGES):
         table.write(table.frame([unable] if table is CIRCUITS else []), path / table.file)
     if not (path / "run.json").exists():
         stages = {"circuits": {"status": "done", "seconds": 2.0, "outputs": {}}}

@@ -1,30 +1,26 @@
 """Does discovery by attribution find what path patching finds?
 
-    recall = parts of the traced circuit that discovery ranks among as many of its own / those parts
-
-Copiers are looked for where B was replaced, carriers and matchers where A was.
+Of the parts that path patching names, those that discovery ranks among as many of its own: copiers
+where B was replaced, carriers and matchers where A was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
 from homolog.circuits.discovery import Discovery
-from homolog.circuits.induction import Circuit
 from homolog.record.circuits import CARRIER, COPIER, MATCHER, REPLACE_A, REPLACE_B
 
+LOOKED_FOR = {REPLACE_B: (COPIER,), REPLACE_A: (CARRIER, MATCHER)}
+"""Roles of the parts, by what was replaced."""
 
-def recall(circuit: Circuit, discoveries: Mapping[str, Discovery]) -> float:
-    """Share of the circuit's parts that discovery ranks first; discoveries by corruption."""
-    hits = wanted = 0
-    for corruption, roles in ((REPLACE_B, (COPIER,)), (REPLACE_A, (CARRIER, MATCHER))):
-        found = discoveries[corruption]
-        parts = {_node(r.component, found.ends) for r in circuit.roles if r.role in roles}
-        hits += len(parts & set(movers(found)[: len(parts)]))
-        wanted += len(parts)
-    return hits / wanted
+
+def found_again(components: Iterable[str], discovery: Discovery) -> tuple[int, int]:
+    """How many parts these components are of, and how many of them discovery ranks first."""
+    parts = {_node(component, discovery.ends) for component in components}
+    return len(parts), len(parts & set(movers(discovery)[: len(parts)]))
 
 
 def movers(discovery: Discovery) -> list[str]:

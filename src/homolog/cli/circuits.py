@@ -54,6 +54,7 @@ def circuits(
     """Find the circuits of tasks in models: roles and Off-by-One of induction, discovery of any."""
     from homolog.pipeline.circuits import run_circuits
     from homolog.pipeline.recipes import parse_circuits
+    from homolog.pipeline.run_study import words_of
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
@@ -73,8 +74,8 @@ def circuits(
     if as_json:
         typer.echo(json.dumps(_rows(run), indent=1))
         return
-    for line in run.record.get("task_circuits", []):
-        typer.echo(line["words"])
+    for words in words_of(run.record):
+        typer.echo(words)
     say_report(page, run.record)
 
 

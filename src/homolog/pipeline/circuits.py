@@ -35,7 +35,10 @@ from homolog.record.process import memory_share
 from homolog.record.recipe import CircuitRecipe, Circuits, RunSettings
 from homolog.record.run_folder import RunFolder
 from homolog.record.sides import Models, StudyModel
-from homolog.record.tables import CIRCUITS, TASK_CIRCUITS
+from homolog.record.tables import CIRCUITS, DISCOVERIES, TASK_CIRCUITS
+
+MEASURED = {CIRCUITS, DISCOVERIES, TASK_CIRCUITS}
+"""Tables of the analyses that measure circuits."""
 
 
 def run_circuits(
@@ -70,7 +73,7 @@ def run_circuits(
         with open_engine(threads=threads) as engine:
             memory, several = memory_share(), len(models) > 1
             context = Context(run, material, engine, progress, threads, memory, several)
-            run_analyses(context, [a for a in ANALYSES if {CIRCUITS, TASK_CIRCUITS} & {*a.tables}])
+            run_analyses(context, [a for a in ANALYSES if MEASURED & {*a.tables}])
         made = [material.table(table) for table in (CIRCUITS, TASK_CIRCUITS) if material.has(table)]
         if not made:
             reasons = [why["error"] for work, why in context.failed.items() if " " in work]

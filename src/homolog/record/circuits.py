@@ -96,6 +96,6 @@ def into_write(position: str) -> str:
     return f"convolution into the write at {position}"
 
 
-def correlation_column(corruption: str, kind: str, edges: str) -> str:
-    """Where `circuits` has how scores and effects of some edges correlate: "pearson", "top"."""
-    return f"{corruption}_{kind}_{edges}"
+def correlation_column(kind: str, edges: str) -> str:
+    """Where `discoveries` has how scores and effects of some edges correlate: "pearson", "top"."""
+    return f"{kind}_{edges}"

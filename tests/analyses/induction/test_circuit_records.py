@@ -60,8 +60,8 @@ def rewrite(name, change):
     [
         (lambda run: (run / "roles.parquet").unlink(), r"lacks roles\.parquet"),
         (
-            lambda run: (run / "edges.parquet").write_bytes(b"not parquet"),
-            r"edges\.parquet.*must be readable",
+            lambda run: (run / "offsets.parquet").write_bytes(b"not parquet"),
+            r"offsets\.parquet.*must be readable",
         ),
         (rewrite("effects", lambda t: t.drop("change_lo")), r"effects\.parquet.*change_lo"),
         (

@@ -49,7 +49,7 @@ def test_both_circuits_of_a_pair(run):
         f"{TRANSFORMER}: 90% (88% to 92%), all other heads",
         f"{MAMBA}: B is carried by the position after it: off by one; largest at B+1 in 100%",
         "centre of mass 0.75 (0.70 to 0.80)",
-        f"{MAMBA}: 75% of the parts above.",
+        f"{MAMBA}: 3 of the 4 parts above.",
     ):
         assert words in said, words
 

@@ -14,18 +14,31 @@ from homolog.analyses.analysis import Analysis, each_model
 from homolog.analyses.induction.attention_figure import attention_figure
 from homolog.analyses.induction.drawing import circuit_figure
 from homolog.analyses.induction.figures import PATCHED
-from homolog.analyses.induction.records import TABLES, CircuitRecords
-from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
+from homolog.analyses.induction.records import TABLES, CircuitRecords, read_circuits
+from homolog.analyses.induction.summary import (
+    circuit_lines,
+    experiment_values,
+    method_values,
+    summary_values,
+)
+from homolog.analyses.material import Material
 from homolog.analyses.work import Work
 from homolog.record.tables import HIDDEN_ATTENTION
 
 FOLDER = Path(__file__).parent
-PASSES = 8  # over all prompts, a block
+PASSES = 5  # over all prompts, a block
 BOX = (FOLDER / "box.html.j2").read_text("utf-8")
 
 
 def _seconds(work: Work, model: str) -> float:
     return work.over_prompts(model, work.circuits.n_prompts, PASSES * work.n_blocks[model])
+
+
+def _says(material: Material) -> list[dict[str, Any]]:
+    """What was found, a line for each model."""
+    records = read_circuits(material.run.path)
+    assert records is not None
+    return [{"words": line} for line in circuit_lines(records)]
 
 
 def _values(circuits: CircuitRecords) -> Mapping[str, Any] | None:
@@ -42,6 +55,7 @@ ANALYSIS = Analysis(
     measure="homolog.analyses.induction.measure:measure_model",
     units_may_fail=True,
     seconds=_seconds,
+    says=_says,
     page="circuits",
     chapter="Circuits",
     figures=lambda records: [circuit_figure(records)],

@@ -1,4 +1,4 @@
-"""The circuits of a run, as figures and sections read them: of induction five tables, checked.
+"""The circuits of a run, as figures and sections read them: of induction four tables, checked.
 
 A model that cannot do the task has a row in `circuits` and none elsewhere.  A run of other tasks
 has those of discovery alone.
@@ -24,7 +24,7 @@ from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
 from homolog.record.tables import (
     CIRCUITS,
-    EDGES,
+    DISCOVERIES,
     EFFECTS,
     HIDDEN_ATTENTION,
     OFFSETS,
@@ -32,7 +32,7 @@ from homolog.record.tables import (
     TASK_CIRCUITS,
 )
 
-TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
+TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS)
 """Without these there is no page of circuits."""
 
 
@@ -54,6 +54,13 @@ class CircuitRecords(Records):
     def attention(self) -> Sequence[Row]:
         """The rows of `hidden_attention`; none of a run from before there was such a table."""
         return self.table(HIDDEN_ATTENTION).to_dicts()
+
+    @cached_property
+    def found_again(self) -> dict[str, tuple[int, int]]:
+        """By model, parts that discovery found again, and those that path patching named."""
+        columns = pl.col("n_found", "n_named").sum()
+        rows = self.table(DISCOVERIES).group_by("model", maintain_order=True).agg(columns)
+        return {model: (found, named) for model, found, named in rows.iter_rows()}
 
     @property
     def names(self) -> tuple[str, ...]:

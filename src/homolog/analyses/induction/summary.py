@@ -154,8 +154,31 @@ def summary_values(records: CircuitRecords) -> dict[str, Any]:
             for row in rows
             if row["verdict"] is not None
         ],
-        "recalled": [row for row in rows if is_number(row["discovery_recall"])],
+        "found_again": records.found_again,
     }
+
+
+def circuit_lines(records: CircuitRecords) -> list[str]:
+    """What was found, a sentence or two for each model."""
+    return [_line(records, row) for row in records.circuits]
+
+
+def _line(records: CircuitRecords, row: Row) -> str:
+    model = row["model"]
+    if not row["able"]:
+        return f"{model} has no circuit of induction: {row['reason']}."
+    roles = [
+        f"{role} {part_of(records, parts[0]).said}" if parts else f"no {role}"
+        for role in circuits.ROLE_ORDER
+        for parts in [records.parts(model, role)]
+    ]
+    line = f"{model} has the answer on top in {percent(row['accuracy'])} of the prompts"
+    line += f"; its strongest parts: {', '.join(roles)}."
+    if is_number(row["faithfulness"]):
+        line += f" The named parts alone do {percent(row['faithfulness'])} of it"
+        known = is_number(row["null_most"])
+        line += f", random ones at most {percent(row['null_most'])}." if known else "."
+    return line if row["verdict"] is None else f"{line} Off-by-One test: {verdict_words(row)}."
 
 
 def lacking_roles(records: CircuitRecords, model: str) -> list[str]:

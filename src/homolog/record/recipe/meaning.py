@@ -36,9 +36,9 @@ class Circuits(CircuitSearch):
     repeat: int = Field(default=1, ge=1)
     """How many tokens at the end repeat earlier ones: 1 as in the paper; small models need more."""
 
-    discovery_prompts: int = Field(default=64, ge=2)
+    discovery_prompts: int = Field(default=64, ge=0)
     """Prompts for the attribution of all edges, which takes gradients, and for the circuits that it
-    finds: the first of them.
+    finds: the first of them.  0, where induction is traced alone: no attribution.
     """
 
     text: str = "zoo:demo"
@@ -61,6 +61,8 @@ class Circuits(CircuitSearch):
     def _consistent(self) -> Circuits:
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError("name each task once")
+        if self.discovery_prompts < 2 and (self.discovered or self.discovery_prompts):
+            raise ValueError("discovery_prompts must be 2 or more, or 0 for induction alone")
         return self
 
     @property

@@ -23,6 +23,7 @@ from homolog.record.tables.causal import (
 )
 from homolog.record.tables.circuits import (
     CIRCUITS,
+    DISCOVERIES,
     EDGES,
     EFFECTS,
     HIDDEN_ATTENTION,
@@ -113,6 +114,7 @@ TABLES = (
     EFFECTS,
     ROLES,
     OFFSETS,
+    DISCOVERIES,
     EDGES,
     HIDDEN_ATTENTION,
     *TASK_TABLES,

@@ -6,7 +6,6 @@ from homolog.record.circuits import (
     ALWAYS_MEASURED,
     CARRIER,
     COPIER,
-    DISCOVERED,
     FAITHFUL,
     MATCHER,
     READ_POSITIONS,
@@ -48,16 +47,6 @@ CIRCUITS = table(
     **{name: Column(*column, optional=True) for name, column in _NULL.items()},
     faithful=Column(*_FAITHFUL, optional=True),
     predicted_offset=(I64, "the place that the convolution alone predicts"),
-    discovery_recall=(F64, "share of the named parts that discovery ranks first"),
-    **{
-        correlation_column(corruption, kind, edges): (
-            F64,
-            f"{kind} correlation of score and real effect, {edges} edges",
-        )
-        for corruption in DISCOVERED
-        for edges in ("top", "random", "all")
-        for kind in ("pearson", "spearman")
-    },
 )
 EFFECTS = table(
     "effects",
@@ -120,6 +109,24 @@ _EDGE: dict[str, tuple[Type, str]] = {
     "effect_high": (F64, "upper end of its interval"),
     "chosen_as": (TEXT, "why it was patched: top or random"),
 }
+DISCOVERIES = table(
+    "discoveries",
+    "model that does induction and corruption whose edges were scored",
+    **MODEL,
+    corruption=(TEXT, "what the corrupt prompt changes"),
+    n_prompts=(I64, "prompts, the first of those of path patching"),
+    n_edges=(I64, "edges with a score"),
+    n_named=(I64, "parts that path patching names where this is replaced"),
+    n_found=(I64, "those among as many of the highest-ranked heads and mixers of discovery"),
+    **{
+        correlation_column(kind, edges): (
+            F64,
+            f"{kind} correlation of score and real effect, {edges} edges",
+        )
+        for edges in ("top", "random", "all")
+        for kind in ("pearson", "spearman")
+    },
+)
 EDGES = table(
     "edges",
     "edge of discovery",

@@ -1,4 +1,4 @@
-"""Do gradients over all edges at once find the same parts, and tell their real effects?"""
+"""Scores of edges beside what patching them for real does: the figure and the tables."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from homolog.analyses.analysis import Analysis
-from homolog.analyses.induction.records import CircuitRecords
+from homolog.analyses.induction.records import CircuitRecords, grouped
 from homolog.analyses.induction.words import corruption_words, edge_words, interval_words
 from homolog.analyses.records import Row
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, panels, significant, tips
 from homolog.charts.shown_table import Cells, ShownTable
-from homolog.charts.words import number, percent
-from homolog.record.circuits import DISCOVERED, correlation_column
+from homolog.charts.words import number
+from homolog.record.circuits import correlation_column
 from homolog.record.comparisons import MAIN, NEURONS
-from homolog.record.tables import EDGES
+from homolog.record.tables import DISCOVERIES, EDGES
 
 SHOWN_EDGES = 8  # of a model and corruption
 EDGE_CELLS: Cells = {
@@ -57,9 +56,9 @@ def edge_figure(records: CircuitRecords) -> Figure | None:
         for panel in dict.fromkeys(row["panel"] for row in rows)
         for end in ends
     ]
+    told = grouped(discoveries(records), "model").items()
     said = "; ".join(
-        f"{row['model']}: {', '.join(_correlation_words(row, name) for name in DISCOVERED)}"
-        for row in map(records.about, records.able)
+        f"{model}: {', '.join(map(_correlation_words, own))}" for (model,), own in told
     )
     return Figure(
         "edges",
@@ -72,9 +71,14 @@ def edge_figure(records: CircuitRecords) -> Figure | None:
     )
 
 
-def _correlation_words(row: Row, corruption: str) -> str:
-    r = row[correlation_column(corruption, "pearson", "all")]
-    return f"{number(r)} with {corruption_words(corruption)}"
+def discoveries(records: CircuitRecords) -> list[Row]:
+    """The rows of the table of that name, by model and corruption."""
+    return records.in_order(records.table(DISCOVERIES).to_dicts())
+
+
+def _correlation_words(row: Row) -> str:
+    r = row[correlation_column("pearson", "all")]
+    return f"{number(r)} with {corruption_words(row['corruption'])}"
 
 
 def _layers(least: float, most: float) -> list[alt.Chart]:
@@ -107,20 +111,19 @@ def correlation_table(records: CircuitRecords) -> ShownTable:
     """How well scores predict effects."""
 
     def correlations(row: Row, edges: str) -> str:
-        columns = (correlation_column(row["of"], kind, edges) for kind in ("pearson", "spearman"))
+        columns = (correlation_column(kind, edges) for kind in ("pearson", "spearman"))
         return " / ".join(number(row[column]) for column in columns)
 
     cells: Cells = {
         "Model": lambda row: row["model"],
-        "Prompt with": lambda row: corruption_words(row["of"]),
+        "Prompt with": lambda row: corruption_words(row["corruption"]),
         "Largest scores": lambda row: correlations(row, "top"),
         "Random edges": lambda row: correlations(row, "random"),
         "All patched": lambda row: correlations(row, "all"),
-        "Parts found again": lambda row: percent(row["discovery_recall"]),
+        "Parts found again": lambda row: f"{row['n_found']} of {row['n_named']}",
     }
-    rows = [{**records.about(model), "of": of} for model in records.able for of in DISCOVERED]
     caption = "Score against real effect: Pearson / Spearman"
-    return ShownTable.of(caption, cells, rows, numeric=range(2, 6))
+    return ShownTable.of(caption, cells, discoveries(records), numeric=range(2, 6))
 
 
 def edge_tables(records: CircuitRecords) -> list[ShownTable]:
@@ -128,24 +131,16 @@ def edge_tables(records: CircuitRecords) -> list[ShownTable]:
     size = pl.col("score").abs()
     edges = records.table(EDGES).sort(size, descending=True, nulls_last=True, maintain_order=True)
     tables = []
-    for model in records.able:
-        for corruption in DISCOVERED:
-            top = edges.filter(model=model, corruption=corruption).head(SHOWN_EDGES)
-            caption = f"{model}, {corruption_words(corruption)}"
-            tables.append(ShownTable.of(caption, EDGE_CELLS, top.to_dicts(), numeric=(1, 2)))
-    return [table for table in tables if table.rows]
+    for row in discoveries(records):
+        model, corruption = row["model"], row["corruption"]
+        top = edges.filter(model=model, corruption=corruption).head(SHOWN_EDGES)
+        caption = f"{model}, {corruption_words(corruption)}"
+        tables.append(ShownTable.of(caption, EDGE_CELLS, top.to_dicts(), numeric=(1, 2)))
+    return tables
 
 
-def _values(records: CircuitRecords) -> Mapping[str, Any] | None:
-    if not records.able:
+def section_values(records: CircuitRecords) -> Mapping[str, Any] | None:
+    """None where no edges were scored."""
+    if not discoveries(records):
         return None
     return {"correlations": correlation_table(records), "edges": edge_tables(records)}
-
-
-ANALYSIS = Analysis(
-    "discovery",
-    page="circuits",
-    chapter="Discovery",
-    figures=lambda records: [edge_figure(records)],
-    values=_values,
-)
