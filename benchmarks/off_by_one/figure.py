@@ -1,4 +1,6 @@
-"""The figure: by model, how much of what is copied was written at each offset after its token."""
+"""The figure: by model, how much of what is copied and matched is written at each offset from its
+token.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,12 @@ from typing import Any
 
 import altair as alt
 import polars as pl
+from benchmarks.off_by_one.train import PREFIXES
 
+from homolog.analyses.induction.words import offset_words
 from homolog.charts import theme
 from homolog.circuits.off_by_one import OFFSETS
+from homolog.record.circuits import COPIED, MATCHED
 from homolog.report.export import svg_of
 
 
@@ -32,28 +37,31 @@ def save(table: pl.DataFrame, folder: Path) -> None:
 def chart(table: pl.DataFrame) -> Any:
     """A row a model, a cell an offset; a ring where the convolution alone says it would be."""
     ordered = table.sort("kernel", "blocks", "state", "seed")
-    cells, verdicts = [], []
+    names = [label(row) for row in ordered.iter_rows(named=True)]
+    grids = [_grid(ordered, names, token, first=token == COPIED) for token in PREFIXES]
+    return alt.hconcat(*grids, _verdicts(ordered, names), spacing=14).resolve_scale(y="shared")
+
+
+def _grid(ordered: pl.DataFrame, names: list[str], token: str, *, first: bool) -> Any:
+    prefix, cells = PREFIXES[token], []
     for row in ordered.iter_rows(named=True):
-        found = row.get("verdict") or "did not learn it"
-        verdicts.append({"model": label(row), "said": f"{found} ({row['accuracy']:.0%} right)"})
         if row.get("verdict") is None:
             continue
-        predicted = [row[f"predicted_share_{offset}"] for offset in OFFSETS]
+        predicted = [row[f"{prefix}predicted_share_{offset}"] for offset in OFFSETS]
         for offset, share in zip(OFFSETS, predicted, strict=True):
             cells.append(
                 {
                     "model": label(row),
-                    "offset": f"B{offset:+d}" if offset else "B",
-                    "share": max(0.0, row[f"share_{offset}"]),
+                    "offset": offset_words(offset, token),
+                    "share": max(0.0, row[f"{prefix}share_{offset}"]),
                     "predicted": share == max(predicted),
                 }
             )
-    names = [label(row) for row in ordered.iter_rows(named=True)]
-    y = alt.Y("model:N", sort=names, title=None, axis=alt.Axis(labelLimit=260, ticks=False))
-    columns = [f"B{offset:+d}" if offset else "B" for offset in OFFSETS]
-    x = alt.X(
-        "offset:N", sort=columns, title="written at", axis=alt.Axis(labelAngle=0, orient="top")
-    )
+    axis = alt.Axis(labelLimit=260, minExtent=190, ticks=False) if first else None
+    y = alt.Y("model:N", sort=names, title=None, axis=axis)
+    columns = [offset_words(offset, token) for offset in OFFSETS]
+    said = {COPIED: "B, which is copied, is written at", MATCHED: "A, which is matched, at"}[token]
+    x = alt.X("offset:N", sort=columns, title=said, axis=alt.Axis(labelAngle=0, orient="top"))
     base = alt.Chart(alt.Data(values=cells)).encode(x, y)
     hue = alt.Scale(domain=[0, 1], range=[theme.NEUTRAL[0], theme.BETTER[0]])
     ring = base.transform_filter("datum.predicted").mark_rect(
@@ -62,15 +70,21 @@ def chart(table: pl.DataFrame) -> Any:
     strong = alt.condition(
         "datum.share > 0.6", alt.value(theme.CELL_INK_STRONG[0]), alt.value(theme.CELL_INK[0])
     )
-    grid = alt.layer(
+    return alt.layer(
         base.mark_rect().encode(alt.Color("share:Q", scale=hue, legend=None)),
         ring,
         base.mark_text(fontSize=11).encode(alt.Text("share:Q", format=".0%"), color=strong),
-    ).properties(width=360, height=alt.Step(20))
-    said = (
-        alt.Chart(alt.Data(values=verdicts))
-        .mark_text(align="left", fontSize=11, color=theme.INK[0])
-        .encode(alt.Y("model:N", sort=names, title=None, axis=None), alt.Text("said:N"))
-        .properties(width=190, height=alt.Step(20))
-    )
-    return alt.hconcat(grid, said, spacing=14).resolve_scale(y="shared")
+    ).properties(width=270, height=alt.Step(20))
+
+
+def _verdicts(ordered: pl.DataFrame, names: list[str]) -> Any:
+    rows = [
+        {
+            "model": label(row),
+            "said": f"{row.get('verdict') or 'did not learn it'} ({row['accuracy']:.0%} right)",
+        }
+        for row in ordered.iter_rows(named=True)
+    ]
+    y = alt.Y("model:N", sort=names, title=None, axis=None)
+    text = alt.Chart(alt.Data(values=rows)).mark_text(align="left", fontSize=11, color=theme.INK[0])
+    return text.encode(y, alt.Text("said:N"), x=alt.value(4)).properties(width=190, height=alt.Step(20))

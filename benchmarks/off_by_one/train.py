@@ -21,11 +21,14 @@ from homolog.circuits.prompts import Prompts, Unable, ability
 from homolog.models.architectures import ADAPTERS
 from homolog.models.base import LanguageModel
 from homolog.models.random_weights import fresh
+from homolog.record.circuits import COPIED, MATCHED
 
 VOCABULARY, LENGTH, QUERIES = 128, 48, 8
 WIDTH, BATCH, STEPS, CHECK = 64, 32, 3000, 100
 LR, WARMUP = 3e-3, 50
 LEARNT = 0.95  # accuracy at which training ends
+PREFIXES = {COPIED: "", MATCHED: "matched_"}
+"""Of columns, by the token that is asked about."""
 PROMPTS = Prompts(n_prompts=256, length=LENGTH, seed=1)
 
 
@@ -108,10 +111,10 @@ def learn(model: LanguageModel, seed: int, steps: int = STEPS) -> tuple[int, flo
 
 
 def measured(tiny: Tiny, steps: int = STEPS) -> dict[str, Any]:
-    """The row of a model: how it learnt, its verdict, and what is carried at each offset.
+    """The row of a model: how it learnt, its verdicts, and what is carried at each offset.
 
-    share_K: of what all places carry at offsets of positive effect; predicted_share_K in the place
-    that carries most.
+    share_K: of what all places carry of B at offsets of positive effect; predicted_share_K in the
+    place that carries most.  matched_share_K, matched_predicted_share_K: the same of A.
     """
     begun = time.perf_counter()
     model = new_model(tiny)
@@ -122,12 +125,14 @@ def measured(tiny: Tiny, steps: int = STEPS) -> dict[str, Any]:
         key = trace_induction(model, PROMPTS).key
     except Unable:
         return row
-    found = off_by_one(model, PROMPTS, key)
-    effect = torch.stack([profile.effect.value.double() for profile in found.profiles])
-    total = effect.sum(0).clamp_min(0)
-    strongest = max(found.profiles, key=lambda p: float(p.effect.value.max()))
-    row |= {"key": key, "carrier": strongest.place} | found.columns()
-    for i, offset in enumerate(OFFSETS):
-        row[f"share_{offset}"] = float(total[i] / total.sum())
-        row[f"predicted_share_{offset}"] = float(strongest.predicted[i])
+    row["key"] = key
+    for token, prefix in PREFIXES.items():
+        found = off_by_one(model, PROMPTS, key, token)
+        effect = torch.stack([profile.effect.value.double() for profile in found.profiles])
+        total = effect.sum(0).clamp_min(0)
+        strongest = max(found.profiles, key=lambda p: float(p.effect.value.max()))
+        row |= {f"{prefix}carrier": strongest.place} | found.columns()
+        for i, offset in enumerate(OFFSETS):
+            row[f"{prefix}share_{offset}"] = float(total[i] / total.sum())
+            row[f"{prefix}predicted_share_{offset}"] = float(strongest.predicted[i])
     return row

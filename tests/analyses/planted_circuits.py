@@ -115,7 +115,8 @@ def transformer(n_layers: int, n_heads: int) -> dict[str, Rows]:
     return {
         "effects": effects,
         "roles": roles,
-        "offsets": offsets(f"z.{key}.1", {0: 6.0}, None),
+        "offsets": offsets(f"z.{key}.1", {0: 6.0}, None)
+        + offsets(f"z.{key}.1", {1: 5.0}, None, "A"),
         "discoveries": discoveries(),
         "edges": edges("embed", "mlp_in.0"),
         "hidden_attention": read_from_the_end(f"z.{key}.1", 0.9, 0.01),
@@ -158,16 +159,21 @@ def mamba(n_layers: int) -> dict[str, Rows]:
     return {
         "effects": effects,
         "roles": roles,
-        "offsets": here + offsets("write.0", {0: 0.1}, {0: 1.0}),
+        "offsets": here
+        + offsets("write.0", {0: 0.1}, {0: 1.0})
+        + offsets(f"write.{key}", {1: 1.0, 2: 3.0}, {2: 1.0}, "A"),
         "discoveries": discoveries(),
         "edges": edges("conv_in.0", "conv_taps.0", 3),
         "hidden_attention": read_from_the_end(f"y.{key}", 0.3, 0.1),
     }
 
 
-def offsets(place: str, drops: dict[int, float], predicted: dict[int, float] | None) -> Rows:
+def offsets(
+    place: str, drops: dict[int, float], predicted: dict[int, float] | None, token: str = "B"
+) -> Rows:
     return [
         {
+            "token": token,
             "place": place,
             "offset": o,
             "effect": drops.get(o, 0.0),
@@ -267,6 +273,13 @@ OFF_BY_ONE = {
     "centre_lo": 0.7,
     "centre_hi": 0.8,
     "predicted_offset": 1,
+    "matched_verdict": "off by one",
+    "matched_offset": 2,
+    "matched_certainty": 1.0,
+    "matched_centre": 1.75,
+    "matched_centre_lo": 1.7,
+    "matched_centre_hi": 1.8,
+    "matched_predicted_offset": 2,
 }
 NO_SHIFT = {
     "verdict": "no shift",
@@ -275,6 +288,13 @@ NO_SHIFT = {
     "centre_lo": 0.0,
     "centre_hi": 0.01,
     "predicted_offset": None,
+    "matched_verdict": "no shift",
+    "matched_offset": 1,
+    "matched_certainty": 1.0,
+    "matched_centre": 1.0,
+    "matched_centre_lo": 1.0,
+    "matched_centre_hi": 1.01,
+    "matched_predicted_offset": None,
 }
 
 

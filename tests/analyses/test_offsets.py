@@ -38,23 +38,38 @@ def test_offsets_are_shares_of_the_drop_where_it_is(run):
     ],
 )
 def test_verdicts_say_which_position_carries_b(offset, words):
-    said = verdict_words({"offset": offset, "verdict": "shifted"})
+    said = verdict_words({"token": "B", "offset": offset, "verdict": "shifted"})
     assert words in said and said.endswith("shifted")
+    matched = verdict_words({"token": "A", "offset": offset + 1, "verdict": "shifted"})
+    of_b = words.replace("its own", "B\u2019s").replace(" it", " B")
+    assert matched == f"A is carried {of_b}: shifted"
 
 
 def test_a_verdict_that_is_not_given_says_so():
-    assert verdict_words({"offset": 1, "verdict": "undecided"}) == "undecided"
-    assert verdict_words({"offset": None, "verdict": None}) == "\u2013"
+    assert verdict_words({"token": "A", "offset": 1, "verdict": "undecided"}) == "undecided"
+    assert verdict_words({"token": "B", "offset": None, "verdict": None}) == "\u2013"
+    assert offset_words(2, "A") == "A+2"
     assert [offset_words(offset) for offset in (None, 0, 2, -1)] == ["\u2013", "B", "B+2", "B-1"]
 
 
 def test_the_table_and_the_figure(run):
-    (_, mamba) = offset_table(circuits(run)).rows
-    assert mamba[0] == MAMBA and mamba[2:] == ["100%", "0.75 (0.70 to 0.80)", "B+1"]
+    (_, _, mamba, matched) = offset_table(circuits(run)).rows
+    assert mamba[0] == MAMBA and mamba[2:] == ["100%", "B+1", "0.75 (0.70 to 0.80)", "B+1"]
+    assert matched[0] == MAMBA and matched[2:] == ["100%", "A+2", "1.75 (1.70 to 1.80)", "A+2"]
     page = circuit_page(run)
     assert "B is carried by the position after it: off by one" in texts(page)["Off by one"]
     figure = figures(page)["offsets"]
     assert "off by one" in figure.alt and "Diamonds" in figure.read
+    other = figures(page)["offsets-matched"]
+    assert "A is carried by B\u2019s position: no shift" in other.alt
+    assert "A is carried by the position after B: off by one" in other.alt
+
+
+def test_what_is_matched_has_profiles_of_its_own(run):
+    rows = offset_profiles(circuits(run), "A")
+    by = {row["offset"]: row for row in rows if row["panel"] == f"{MAMBA}: writes of block 5"}
+    assert (by[0]["share"], by[1]["share"], by[2]["share"]) == (0, 1 / 4, 3 / 4)
+    assert by[2]["predicted"] == 1
 
 
 def test_without_a_prediction_there_are_no_diamonds(tmp_path):

@@ -7,7 +7,8 @@ from tests.reference.planted_mamba import summing_mamba
 
 import homolog
 from homolog.circuits.off_by_one import OFFSETS, off_by_one, unrelated
-from homolog.circuits.prompts import Prompts
+from homolog.circuits.prompts import Prompts, ability
+from homolog.errors import InputError
 from homolog.models.architectures import ADAPTERS
 from homolog.models.mamba import Mamba
 
@@ -54,6 +55,26 @@ def test_a_planted_shift_of_every_local_part_is_found_and_predicted(plant, shift
     assert (found.verdict, found.offset) == (VERDICTS[shift], shift)
     assert found.predicted == shift
     assert found.profiles[0].predicted[OFFSETS.index(shift)] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("shift", range(3))
+def test_what_is_matched_is_found_beside_what_is_copied(shift):
+    """A stands before B, so that both are written at one position at offsets one apart."""
+    model = ADAPTERS["mamba2"]("planted", planted.induction(shift))
+    assert ability(model, PROMPTS).preferred == 1.0
+    for token, offset in (("B", shift), ("A", shift + 1)):
+        found = off_by_one(model, PROMPTS, "state.0", token)
+        assert (found.token, found.verdict) == (token, VERDICTS[shift])
+        assert (found.offset, found.predicted, found.certainty) == (offset, offset, 1.0)
+        drops = dict(zip(OFFSETS, found.profiles[0].effect.value.tolist(), strict=True))
+        assert drops.pop(offset) > 1e-3 and max(map(abs, drops.values())) < 1e-5
+        assert found.profiles[0].predicted[OFFSETS.index(offset)] > 0.8
+
+
+def test_a_token_that_is_neither_is_refused():
+    model = Mamba("planted", summing_mamba(40, 1))
+    with pytest.raises(InputError, match=r"token is 'C'.*Known: B, A"):
+        off_by_one(model, PROMPTS, "state.0", "C")
 
 
 def test_a_register_takes_tokens_in_where_they_stand():

@@ -85,6 +85,38 @@ def _plant_ssd(mixer: Any, shift: int) -> None:
     mixer.out_proj.weight.copy_(torch.eye(WIDTH))
 
 
+def induction(shift: int) -> Any:
+    """A memory with a row for each token: after A B, that of A holds B.
+
+    What B_t holds of A and x_t of B is written `shift` positions after B; the end reads with C its
+    own token's row.
+    """
+    config = Mamba2Config(
+        **{k: FIELDS[k] for k in ("vocab_size", "hidden_size", "num_hidden_layers")},
+        num_heads=1,
+        head_dim=WIDTH,
+        expand=1,
+        state_size=VOCABULARY,
+        n_groups=1,
+        use_conv_bias=False,
+        tie_word_embeddings=True,
+    )
+    hf = blank(Mamba2ForCausalLM(config))
+    mixer = hf.backbone.layers[0].mixer
+    x, B = 2 * WIDTH, 2 * WIDTH + VOCABULARY
+    mixer.in_proj.weight[:WIDTH, -1] = 1.0  # the gate
+    mixer.in_proj.weight[WIDTH:x].copy_(torch.eye(WIDTH))
+    mixer.in_proj.weight[x:B, :VOCABULARY].copy_(torch.eye(VOCABULARY))
+    mixer.in_proj.weight[B : B + VOCABULARY, :VOCABULARY].copy_(torch.eye(VOCABULARY))
+    taps = mixer.conv1d.weight  # of x, B and C
+    taps[:WIDTH, 0, -1 - shift] = 1.0
+    taps[WIDTH : WIDTH + VOCABULARY, 0, -2 - shift] = 1.0
+    taps[WIDTH + VOCABULARY :, 0, -1] = 1.0
+    mixer.A_log.fill_(FORGETS)
+    mixer.out_proj.weight.copy_(torch.eye(WIDTH))
+    return hf
+
+
 def delta_rule(shift: int) -> Any:
     """One key for all positions, under which each moves what is held a little to its own token."""
     config = Qwen3_5TextConfig(

@@ -23,6 +23,7 @@ FIGURES = {
     "positions",
     "hidden-attention",
     "offsets",
+    "offsets-matched",
     "edges",
 }
 

@@ -1,4 +1,4 @@
-"""Off by one: does the position of B carry it, or the one after it?"""
+"""Off by one: does the position of B carry what is copied and what is matched, or the next one?"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from homolog.charts import theme
 from homolog.charts.figure import SHARE_AXIS, Figure, Rows, finish, panels, significant, tips
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import percent
+from homolog.record.circuits import COPIED, REPLACED
 from homolog.record.comparisons import MAIN, NEURONS
 from homolog.record.tables import OFFSETS
 
@@ -20,8 +21,8 @@ CARRIES = 0.1  # of a model's whole drop: what a place must carry for a panel of
 MOST_PLACES = 4
 
 
-def offset_profiles(records: CircuitRecords) -> Rows:
-    """One row per offset, for the places that carry most of each model's drop.
+def offset_profiles(records: CircuitRecords, token: str = COPIED) -> Rows:
+    """One row per offset from a token, for the places that carry most of each model's drop.
 
     share, low, high, null_low, null_high, predicted (None where nothing is): of the place's whole
     drop, the sum of what is above zero.
@@ -29,7 +30,7 @@ def offset_profiles(records: CircuitRecords) -> Rows:
     drop = pl.col("effect").clip(0).sum()
     rows: Rows = []
     for model in records.able:
-        own = records.table(OFFSETS).filter(model=model)
+        own = records.table(OFFSETS).filter(pl.col("token").fill_null(COPIED) == token, model=model)
         whole = own.select(drop).item()
         places = own.group_by("place", maintain_order=True).agg(drop.alias("drop"))
         places = places.filter(pl.col("drop") > 0, pl.col("drop") >= CARRIES * whole)
@@ -64,34 +65,43 @@ def _place_words(place: str) -> str:
     return f"writes of block {where}" if kind == "write" else f"what head {where} reads"
 
 
-def offset_figure(records: CircuitRecords) -> Figure | None:
-    """The test of each model that does the task."""
-    rows = offset_profiles(records)
+def offset_figure(records: CircuitRecords, token: str) -> Figure | None:
+    """The test of each model that does the task, on one of the two tokens."""
+    rows = offset_profiles(records, token)
     if not rows:
         return None
     predicted = any(row["predicted"] is not None for row in rows)
-    said = "; ".join(f"{model}: {verdict_words(records.about(model))}" for model in records.able)
+    told = [shift for model in records.able for shift in records.shifts(model)]
+    said = "; ".join(
+        f"{shift['model']}: {verdict_words(shift)}" for shift in told if shift["token"] == token
+    )
+    copied = token == COPIED
+    name, title, where = (
+        ("offsets", "Off by one?", "after B")
+        if copied
+        else ("offsets-matched", "Is what is matched off by one?", "after A (B stands at A+1)")
+    )
     return Figure(
-        "offsets",
-        "Off by one?",
-        "Which position carries B? Each bar patches one position after B, in prompts with another "
-        "B, in the blocks (or the head) that carry most of the drop; the grey band is the same "
-        "around a token that nothing depends on."
+        name,
+        title,
+        f"Which position carries {token}? Each bar patches one position {where}, in prompts with "
+        f"another {token}, in the blocks (or the head) that carry most of the drop; the grey band "
+        "is the same around a token that nothing depends on."
         + (
-            " Diamonds are what the convolution\u2019s weights alone would spread."
+            " Diamonds are what the convolution\u2019s weights alone would bring."
             if predicted
             else ""
         ),
-        f"Bars of the share of the drop of the logit difference by offset from B. {said}.",
-        finish(panels(_layers(predicted), rows, height=190), rows, axes=58),
+        f"Bars of the share of the drop of the logit difference by offset from {token}. {said}.",
+        finish(panels(_layers(predicted, token), rows, height=190), rows, axes=58),
     )
 
 
-def _layers(predicted: bool) -> list[alt.Chart]:
+def _layers(predicted: bool, token: str) -> list[alt.Chart]:
     """Bars with their intervals, the band of the null, and diamonds of the prediction."""
-    label = "datum.value == 0 ? 'B' : 'B' + format(datum.value, '+d')"
+    label = f"datum.value == 0 ? '{token}' : '{token}' + format(datum.value, '+d')"
     axis = alt.Axis(labelAngle=0, grid=False, ticks=False, labelExpr=label)
-    x = alt.X("offset:O", title="offset from B", axis=axis)
+    x = alt.X("offset:O", title=f"offset from {token}", axis=axis)
     y = alt.Y("share:Q", title="share of the drop", axis=SHARE_AXIS)
     hues = {
         "measured": theme.comparison_colour(MAIN.name),
@@ -132,17 +142,20 @@ def offset_table(records: CircuitRecords) -> ShownTable:
         "Model": lambda row: row["model"],
         "Verdict": verdict_words,
         "Certainty": lambda row: percent(row["certainty"]),
+        "Largest": lambda row: offset_words(row["offset"], row["token"]),
         "Centre of mass, 95% interval": lambda row: interval_words(row, "centre"),
-        "Predicted by the convolution": lambda row: offset_words(row["predicted_offset"]),
+        "Predicted by the convolution": lambda row: offset_words(
+            row["predicted_offset"], row["token"]
+        ),
     }
-    rows = map(records.about, records.able)
-    return ShownTable.of("Off by one: the verdicts", cells, rows, numeric=(2, 3, 4))
+    rows = [shift for model in records.able for shift in records.shifts(model)]
+    return ShownTable.of("Off by one: the verdicts", cells, rows, numeric=(2, 3, 4, 5))
 
 
 ANALYSIS = Analysis(
     "offsets",
     page="circuits",
     chapter="Off by one",
-    figures=lambda records: [offset_figure(records)],
+    figures=lambda records: [offset_figure(records, token) for token in REPLACED],
     values=lambda records: {"verdicts": offset_table(records)} if records.able else None,
 )

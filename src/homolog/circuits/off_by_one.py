@@ -1,16 +1,17 @@
 """At which offset does a token's information enter the state?  The Off-by-One test [Wang 2025].
 
-On induction prompts the token B is replaced, and what each position after it carries is patched,
+On induction prompts a token X is replaced, and what each position around it carries is patched,
 one position at a time, with everything else held:
 
-    Mamba         the state write at B + offset, with its own decay, in each layer
-    Transformer   key and value at B + offset, as the key head reads them from the end
+    Mamba         the state write at X + offset, with its own decay, in each layer
+    Transformer   key and value at X + offset, as the key head reads them from the end
 
-e(offset) is the drop of the answer's logit difference.  A model is off by one when what B carries
-is written one position late.  Beside the measurement stand
+e(offset) is the drop of the answer's logit difference.  X is B, what is copied, or A before it,
+what is matched.  A model that is not shifted carries both where B stands: offset 0 of B, and 1 of
+A.  It is off by one when they are written one position later.  Beside the measurement stand
 
-    prediction    from the mixer alone: each tap's share of the convolution's output, the sum over
-                  channels of (weight * standard deviation of its input)^2; tap k back is offset k
+    prediction    from the mixer alone: how much of X each tap of its convolution brings to where
+                  the answer reads it (`Tracer.predicted`); tap k back is offset k
     null          the same patches around a token that nothing depends on, in the same prompts
 
 Verdict: the offset with the largest drop, when it is the largest in at least `SURE` of the
@@ -33,8 +34,9 @@ from homolog.circuits.prompts import METRIC, Prompts, around
 from homolog.circuits.replay import Patched
 from homolog.circuits.tracer import Tracer
 from homolog.corpus.tasks import PromptPairs, ordinary_ids
+from homolog.corpus.tasks.nearest import check_choice
 from homolog.models.base import LanguageModel
-from homolog.record.circuits import REPLACE_B
+from homolog.record.circuits import COPIED, MATCHED, REPLACED, UNSHIFTED
 
 OFFSETS = (-1, 0, 1, 2, 3, 4)
 SURE = 0.975
@@ -76,10 +78,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class OffByOne:
-    """The verdict of a model.
+    """The verdict of a model on one token.
 
+    token      "B", what is copied, or "A", what is matched
     verdict    "off by one", "no shift", "shift of N" or "undecided"
-    offset     where the drop is largest, over all layers together
+    offset     from the token, where the drop is largest, over all layers together
     certainty  share of resampled sets of prompts in which that offset has the largest drop
     centre     mean offset, weighted by the drops, with its interval
     predicted  offset with the largest predicted share, in the layer that carries most; None where
@@ -87,6 +90,7 @@ class OffByOne:
     """
 
     model: str
+    token: str
     verdict: str
     offset: int
     certainty: float
@@ -95,37 +99,45 @@ class OffByOne:
     profiles: tuple[Profile, ...]
 
     def columns(self) -> dict[str, Any]:
-        """The verdict as columns of a row."""
-        return {
+        """The verdict as columns of a row; those of what is matched begin with "matched_"."""
+        own = {
             "verdict": self.verdict,
             "offset": self.offset,
             "certainty": self.certainty,
             "predicted_offset": self.predicted,
         } | self.centre.columns("centre")
+        prefix = "matched_" if self.token == MATCHED else ""
+        return {f"{prefix}{name}": value for name, value in own.items()}
 
 
 def off_by_one(
-    model: LanguageModel, prompts: Prompts, key: str, advance: Callable[[int], None] | None = None
+    model: LanguageModel,
+    prompts: Prompts,
+    key: str,
+    token: str = COPIED,
+    advance: Callable[[int], None] | None = None,
 ) -> OffByOne:
     """Run the test on a model that does the task.
 
     key       its key head (z.2.3), or its key state (state.5)
-    advance   told after each batch how many prompts are done, first those around B
-    Errors: InputError for an architecture without path patching.
+    token     which is replaced: "B" or "A"
+    advance   told after each batch how many prompts are done, first those around the token
+    Errors: InputError for another token, or an architecture without path patching.
     """
+    check_choice("token", token, REPLACED)
     tracer = Tracer(model, prompts, advance)
-    pairs = prompts.pairs(model, REPLACE_B)
-    of = {REPLACE_B: pairs, "an unrelated token": unrelated(model, pairs, prompts)}
+    pairs = prompts.pairs(model, REPLACED[token])
+    of = {REPLACED[token]: pairs, "an unrelated token": unrelated(model, pairs, prompts, token)}
     places = tracer.carriers(key)
 
     def ask(paths: Any, part: PromptPairs) -> Iterator[Patched]:
         """Every offset of every place, in that order."""
-        at = around(part, "B", OFFSETS)
+        at = around(part, token, OFFSETS)
         for place in places:
             yield from tracer.carried(paths, place, at)
 
     questions = [PathQuestion("off by one", name, ask) for name in of]
-    # (place, offset, prompt): what each patch costs, around B and around the unrelated token
+    # (place, offset, prompt): what each patch costs, around the token and around the unrelated one
     drop, null = (
         -effects.change(METRIC).unflatten(0, (len(places), len(OFFSETS)))
         for effects in tracer.measure(questions, of.__getitem__)
@@ -135,15 +147,17 @@ def off_by_one(
             place,
             interval(drop[i], seed=prompts.seed),
             interval(null[i], seed=prompts.seed),
-            tracer.predicted(place, pairs, OFFSETS),
+            tracer.predicted(place, pairs, token, OFFSETS),
         )
         for i, place in enumerate(places)
     ]
-    return _verdict(model.name, drop.sum(0), profiles, prompts.seed)
+    return _verdict(model.name, token, drop.sum(0), profiles, prompts.seed)
 
 
-def unrelated(model: LanguageModel, pairs: PromptPairs, prompts: Prompts) -> PromptPairs:
-    """The same prompts with another token replaced, named "B" in its turn.
+def unrelated(
+    model: LanguageModel, pairs: PromptPairs, prompts: Prompts, name: str = COPIED
+) -> PromptPairs:
+    """The same prompts with another token replaced, called `name` in its turn.
 
     It is neither A nor B nor repeated.
     """
@@ -160,10 +174,10 @@ def unrelated(model: LanguageModel, pairs: PromptPairs, prompts: Prompts) -> Pro
     new = (drawn[:, :, None] != taken[:, None]).all(-1).float().argmax(1)
     corrupt = pairs.clean.clone()
     corrupt[torch.arange(n), chosen] = drawn[torch.arange(n), new]
-    return replace(pairs, corrupt=corrupt, positions={**pairs.positions, "B": chosen})
+    return replace(pairs, corrupt=corrupt, positions={**pairs.positions, name: chosen})
 
 
-def _verdict(model: str, drop: Tensor, profiles: list[Profile], seed: int) -> OffByOne:
+def _verdict(model: str, token: str, drop: Tensor, profiles: list[Profile], seed: int) -> OffByOne:
     """From the drops (offset, prompt), all layers together."""
     again = resampled_means(drop, seed=seed)
     mean = drop.double().mean(-1)
@@ -179,12 +193,14 @@ def _verdict(model: str, drop: Tensor, profiles: list[Profile], seed: int) -> Of
     null = float(torch.stack([p.null.high for p in profiles]).sum(0).max())
     verdict = "undecided"
     if certainty >= SURE and low > null:
-        verdict = {0: "no shift", 1: "off by one"}.get(OFFSETS[best], f"shift of {OFFSETS[best]}")
+        shift = OFFSETS[best] - UNSHIFTED[token]
+        verdict = {0: "no shift", 1: "off by one"}.get(shift, f"shift of {shift}")
     strongest = max(profiles, key=lambda p: float(p.effect.value.max()))
     known = not bool(strongest.predicted.isnan().any())
     predicted = OFFSETS[int(strongest.predicted.argmax())] if known else None
     return OffByOne(
         model,
+        token,
         verdict,
         OFFSETS[best],
         certainty,

@@ -243,15 +243,17 @@ class Tracer:
             return paths.writes_to_logits(place, at)
         return paths.writes_to_logits(part_name(self.by_write[place]), at)
 
-    def predicted(self, place: str, pairs: PromptPairs, offsets: Sequence[int]) -> Tensor:
-        """Share of each offset in what that place carries, by its mixer; NaN: it tells none.
+    def predicted(
+        self, place: str, pairs: PromptPairs, token: str, offsets: Sequence[int]
+    ) -> Tensor:
+        """Share of each offset in what that place carries of a token, by its mixer; NaN: none told.
 
-        A tap that reads k positions back brings a token to offset k.  Its share is the energy of
-        what it brings, channel by channel, each weighed by how much the answer reads of it:
+        A tap that reads k positions back brings the token to offset k.  Its share is the energy of
+        what it brings, channel by channel, each weighed by how much the answer reads of it there:
 
             share[k] ~ sum over d of a[k, d] s[k, d]^2
-            s[k, d]   standard deviation of what the tap brings
-            a[k, d]   sum over prompts and positions of (dm / d that)^2
+            s[k, d]   standard deviation of what the tap brings, over all positions
+            a[k, d]   sum over prompts of (dm / d that)^2 at offset k
 
         m is the answer's logit difference.
         """
@@ -261,13 +263,13 @@ class Tracer:
         state = self.by_write[place]
         share = torch.ones(1, dtype=torch.float64)  # without a local part a token stays where it is
         if state.local_taps is not None:
-            energy = self._energy_of_taps(state, pairs[:_PREDICTED_FROM]).flip(0)
+            energy = self._energy_of_taps(state, pairs[:_PREDICTED_FROM], token).flip(0)
             share = (energy / energy.sum()).cpu()
         return torch.tensor(
             [float(share[o]) if 0 <= o < len(share) else 0.0 for o in offsets], dtype=torch.float64
         )
 
-    def _energy_of_taps(self, state: LinearMixer, pairs: PromptPairs) -> Tensor:
+    def _energy_of_taps(self, state: LinearMixer, pairs: PromptPairs, token: str) -> Tensor:
         """sum over d of a s^2 for each tap; the last one reads the own position."""
         assert state.local_taps is not None
         model, site = self.model.plain, Site(state.local_taps, state.layer)
@@ -279,7 +281,14 @@ class Tracer:
             value = measure(run.logits[:, -1], pairs)[METRIC].sum()
             (gradient,) = torch.autograd.grad(value, [run[site]])
         brought = run[site].detach().double().flatten(0, 1)
-        return (gradient.double().square().sum((0, 1)) * brought.var(0)).sum(-1)
+        # what a tap that reads k back brings of the token is k after it
+        back = torch.arange(state.reach, -1, -1)
+        at = pairs.positions[token][:, None] + back
+        inside = (at < pairs.length).to(gradient.device)
+        prompts = torch.arange(len(pairs))[:, None]
+        there = gradient[prompts, at.clamp(max=pairs.length - 1), torch.arange(len(back))]
+        of_taps = (there.double().square() * inside[..., None]).sum(0)
+        return (of_taps * brought.var(0)).sum(-1)
 
     # --- asking
 

@@ -11,6 +11,12 @@ CARRIER, MATCHER, COPIER = ROLE_ORDER = ("previous-token carrier", "matcher", "c
 
 REPLACE_B, REPLACE_A = DISCOVERED = ("replace_B", "replace_A")
 """What the corrupt prompt changes: of discovery, what is copied and what is matched."""
+COPIED, MATCHED = "B", "A"
+"""The tokens that the Off-by-One test asks about."""
+REPLACED = {COPIED: REPLACE_B, MATCHED: REPLACE_A}
+"""What the corrupt prompt changes, by the token that is asked about."""
+UNSHIFTED = {COPIED: 0, MATCHED: 1}
+"""Offset of B's position from each of them."""
 UNREPEATED, UNREPEATED_REPLACE_AB, UNRELATED = "unrepeated", "unrepeated_replace_AB", "unrelated"
 """The same, of experiments that change more; `corpus.tasks.random_tokens` says what each does."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,7 @@ from homolog.circuits.induction import Circuit, trace_induction
 from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.prompts import Prompts, Unable
 from homolog.models import LanguageModel
-from homolog.record.circuits import INDUCTION
+from homolog.record.circuits import INDUCTION, REPLACED
 from homolog.record.recipe import Circuits
 from homolog.record.tables import CIRCUITS, EFFECTS, HIDDEN_ATTENTION, OFFSETS, ROLES
 
@@ -47,22 +48,31 @@ def trace(
         logger.warning("%s", unable)
         row = about | unable.ability.columns() | {"able": False, "reason": unable.requirement}
         return tables | {CIRCUITS.name: CIRCUITS.frame([row])}
-    offset = off_by_one(model, prompts, circuit.key)
+    offsets = [off_by_one(model, prompts, circuit.key, token) for token in REPLACED]
     effects = [own | {"task": INDUCTION} | r for e in circuit.effects for r in e.rows(seed)]
     return {
-        CIRCUITS.name: CIRCUITS.frame([about | _circuit_row(circuit, offset)]),
+        CIRCUITS.name: CIRCUITS.frame([about | _circuit_row(circuit, offsets)]),
         EFFECTS.name: EFFECTS.frame(effects),
         ROLES.name: ROLES.frame([own | role.columns() for role in circuit.roles]),
-        OFFSETS.name: OFFSETS.frame([own | r for part in offset.profiles for r in part.rows()]),
+        OFFSETS.name: OFFSETS.frame(
+            [
+                own | {"token": found.token} | row
+                for found in offsets
+                for profile in found.profiles
+                for row in profile.rows()
+            ]
+        ),
         HIDDEN_ATTENTION.name: HIDDEN_ATTENTION.frame(
             [own | row for row in attention_rows(model, prompts, circuit.key)]
         ),
     }
 
 
-def _circuit_row(circuit: Circuit, offset: OffByOne) -> dict[str, Any]:
+def _circuit_row(circuit: Circuit, offsets: Sequence[OffByOne]) -> dict[str, Any]:
     row: dict[str, Any] = {"able": True, "reason": "", "key": circuit.key}
-    row |= circuit.ability.columns() | offset.columns()
+    row |= circuit.ability.columns()
+    for found in offsets:
+        row |= found.columns()
     score = circuit.faithfulness.score
     row |= score.columns("faithfulness") | circuit.null.columns("null")
     row["faithful"] = circuit.null.is_beaten_by(score)

@@ -18,7 +18,7 @@ from homolog.analyses.induction.words import CORRUPTION_WORDS, SHOWN_METRICS, pl
 from homolog.analyses.records import Records, Row, run_of
 from homolog.charts.words import is_number
 from homolog.errors import InputError
-from homolog.record.circuits import LOGIT_DIFFERENCE
+from homolog.record.circuits import COPIED, LOGIT_DIFFERENCE, MATCHED
 from homolog.record.names import listed
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
@@ -31,6 +31,7 @@ from homolog.record.tables import (
     ROLES,
     TASK_CIRCUITS,
 )
+from homolog.record.tables.circuits import SHIFT_COLUMNS
 
 TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS)
 """Without these there is no page of circuits."""
@@ -76,6 +77,19 @@ class CircuitRecords(Records):
     def about(self, model: str) -> Row:
         """The row of `circuits`."""
         return next(row for row in self.circuits if row["model"] == model)
+
+    def shifts(self, model: str) -> list[Row]:
+        """What the Off-by-One test says of a model: of B, and of A where it was asked.
+
+        model, token, and the columns of the verdict without a prefix.
+        """
+        row = self.about(model)
+        rows = [
+            {"model": model, "token": token}
+            | {name: row[f"{prefix}{name}"] for name in SHIFT_COLUMNS}
+            for token, prefix in ((COPIED, ""), (MATCHED, "matched_"))
+        ]
+        return [shift for shift in rows if shift["verdict"] is not None]
 
     def parts(self, model: str, role: str) -> list[Row]:
         """The rows of `roles` of a model and role: the strongest first."""

@@ -150,9 +150,14 @@ def summary_values(records: CircuitRecords) -> dict[str, Any]:
         "ability": ability_table(records),
         "faithful": [row for row in rows if is_number(row["faithfulness"])],
         "shifts": [
-            (row, verdict_words(row), offset_words(row["offset"]), interval_words(row, "centre"))
-            for row in rows
-            if row["verdict"] is not None
+            (
+                shift,
+                verdict_words(shift),
+                offset_words(shift["offset"], shift["token"]),
+                interval_words(shift, "centre"),
+            )
+            for model in able
+            for shift in records.shifts(model)
         ],
         "found_again": records.found_again,
     }
@@ -178,7 +183,8 @@ def _line(records: CircuitRecords, row: Row) -> str:
         line += f" The named parts alone do {percent(row['faithfulness'])} of it"
         known = is_number(row["null_most"])
         line += f", random ones at most {percent(row['null_most'])}." if known else "."
-    return line if row["verdict"] is None else f"{line} Off-by-One test: {verdict_words(row)}."
+    shifts = "; ".join(map(verdict_words, records.shifts(model)))
+    return f"{line} Off-by-One test: {shifts}." if shifts else line
 
 
 def lacking_roles(records: CircuitRecords, model: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from homolog.analyses.records import Row
 from homolog.charts.words import MISSING, is_number, number
 from homolog.record import circuits
+from homolog.record.circuits import COPIED, UNSHIFTED
 
 METRIC_WORDS: Mapping[str, str] = {
     circuits.LOGIT_DIFFERENCE: "logit difference",
@@ -71,22 +72,29 @@ def interval_words(row: Row, name: str, ends: tuple[str, str] = ("_lo", "_hi")) 
     return f"{number(row[name])} ({low} to {high})" if is_number(row[name]) else MISSING
 
 
-def offset_words(offset: int | None) -> str:
-    """The position `offset` after B: "B", "B+1"; an en dash for None."""
+def offset_words(offset: int | None, token: str = COPIED) -> str:
+    """The position `offset` after a token: "B", "A+1"; an en dash for None."""
     if offset is None:
         return MISSING
-    return f"B{offset:+d}" if offset else "B"
+    return f"{token}{offset:+d}" if offset else token
 
 
-def verdict_words(row: Row) -> str:
-    """The Off-by-One verdict in a row of `circuits`, with the position that carries B."""
-    offset, verdict = row["offset"], row["verdict"]
+def verdict_words(shift: Row) -> str:
+    """The Off-by-One verdict on a token, with the position that carries it.
+
+    shift: token, verdict and offset (`CircuitRecords.shifts`).
+    """
+    token, verdict = shift["token"], shift["verdict"]
     if verdict in (None, "undecided"):
         return verdict or MISSING
-    side = "after" if offset > 0 else "before"
-    away = f"{abs(offset)} position{'s' if abs(offset) > 1 else ''} {side} it"
-    near = {0: "by its own position", 1: "by the position after it"}
-    return f"B is carried {near.get(offset, away)}: {verdict}"
+    late = shift["offset"] - UNSHIFTED[token]
+    side = "after" if late > 0 else "before"
+    away = f"{abs(late)} position{'s' if abs(late) > 1 else ''} {side} it"
+    own = "by its own position" if token == COPIED else "by B\u2019s position"
+    near = {0: own, 1: "by the position after it"}
+    if token != COPIED:
+        away, near[1] = (words.replace(" it", " B") for words in (away, near[1]))
+    return f"{token} is carried {near.get(late, away)}: {verdict}"
 
 
 def in_sequence(positions: Iterable[str]) -> list[str]:

@@ -15,6 +15,17 @@ from homolog.record.table import Column, Type
 from homolog.record.tables.describing import BOOL, F64, I64, MODEL, TEXT, drawn, interval, table
 
 _NULL = drawn("null", "faithfulness of random circuits with as many nodes of each kind")
+_SHIFT: dict[str, tuple[Type, str]] = {
+    "verdict": (TEXT, "of the Off-by-One test"),
+    "offset": (I64, "place, from the token, with the largest effect"),
+    "certainty": (F64, "share of resamples with that place"),
+    "centre": (F64, "mean place, weighted by effect"),
+    "centre_lo": (F64, "lower end of its interval"),
+    "centre_hi": (F64, "upper end of its interval"),
+    "predicted_offset": (I64, "the place that the convolution alone predicts"),
+}
+SHIFT_COLUMNS = tuple(_SHIFT)
+"""Of `circuits`, on what is copied; with "matched_" before them, on what is matched."""
 _FAITHFUL = (
     BOOL,
     f"faithfulness within {1 - FAITHFUL:.2g} of 1, its interval above all random circuits",
@@ -38,15 +49,13 @@ CIRCUITS = table(
     faithfulness=(F64, "of the circuit of the named parts"),
     faithfulness_lo=(F64, "lower end of its interval"),
     faithfulness_hi=(F64, "upper end of its interval"),
-    verdict=(TEXT, "of the Off-by-One test"),
-    offset=(I64, "place, from the token, with the largest effect"),
-    certainty=(F64, "share of resamples with that place"),
-    centre=(F64, "mean place, weighted by effect"),
-    centre_lo=(F64, "lower end of its interval"),
-    centre_hi=(F64, "upper end of its interval"),
+    **{name: (kind, f"{means}, on what is copied (B)") for name, (kind, means) in _SHIFT.items()},
+    **{
+        f"matched_{name}": Column(kind, f"{means}, on what is matched (A)", optional=True)
+        for name, (kind, means) in _SHIFT.items()
+    },
     **{name: Column(*column, optional=True) for name, column in _NULL.items()},
     faithful=Column(*_FAITHFUL, optional=True),
-    predicted_offset=(I64, "the place that the convolution alone predicts"),
 )
 EFFECTS = table(
     "effects",
@@ -79,6 +88,7 @@ OFFSETS = table(
     "offsets",
     "place and offset of the Off-by-One test",
     **MODEL,
+    token=Column(TEXT, "B, what is copied, or A, what is matched; null: B", optional=True),
     place=(TEXT, "the site"),
     offset=(I64, "place from the token"),
     **interval("effect", "drop of the logit difference"),
