@@ -87,4 +87,5 @@ def _verdicts(ordered: pl.DataFrame, names: list[str]) -> Any:
     ]
     y = alt.Y("model:N", sort=names, title=None, axis=None)
     text = alt.Chart(alt.Data(values=rows)).mark_text(align="left", fontSize=11, color=theme.INK[0])
-    return text.encode(y, alt.Text("said:N"), x=alt.value(4)).properties(width=190, height=alt.Step(20))
+    placed = text.encode(y, alt.Text("said:N"), x=alt.value(4))
+    return placed.properties(width=190, height=alt.Step(20))
