@@ -115,7 +115,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "_compare", fail)
+    monkeypatch.setattr(commands, "_study", fail)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
     code = (
         "import time\nfrom homolog.cli import commands\n"
         "def wait(*arguments):\n    print('working', flush=True)\n    time.sleep(3600)\n"
-        "commands._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my "
+        "commands._study = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my "
         "runs/a']\ncommands.main()\n"
     )
     command = [sys.executable, "-c", code]
