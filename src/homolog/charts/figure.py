@@ -72,16 +72,18 @@ def linked(rows: Rows) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"cursor": "pointer"}, {"href": alt.Href("link:N")}
 
 
-def panels(layers: list[Any], data: Rows, *, height: int) -> alt.FacetChart:
-    """The layers once for each `panel` in the data, two side by side; "|" breaks a heading."""
+def panels(
+    layers: list[Any], data: Rows, *, height: int, width: int = PANEL_WIDTH, columns: int = 2
+) -> alt.FacetChart:
+    """The layers once for each `panel` in the data, side by side; "|" breaks a heading."""
     heading = alt.Header(labelExpr="split(datum.value, '|')")
     order = list(dict.fromkeys(row["panel"] for row in data))
     return (
         alt.layer(*layers)
-        .properties(width=PANEL_WIDTH, height=height)
+        .properties(width=width, height=height)
         .facet(
             facet=alt.Facet("panel:N", sort=order, title=None, header=heading),
-            columns=min(2, len(order)),
+            columns=min(columns, len(order)),
             spacing=28,
             data=alt.NamedData(name="rows"),
         )

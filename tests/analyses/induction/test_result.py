@@ -8,7 +8,12 @@ from tests.analyses.circuit_sections import circuit_page, circuits, figures, stu
 from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 from tests.report.pages import EVIL
 
-from homolog.analyses.induction.summary import ability_table, aligned_roles, summary_values
+from homolog.analyses.induction.summary import (
+    ability_table,
+    aligned_roles,
+    roles_table,
+    summary_values,
+)
 
 IN_SHORT = "How do they repeat what they have seen?"
 
@@ -63,6 +68,21 @@ def test_one_model_and_one_that_cannot(tmp_path):
     assert "tiny cannot do the task, so it has no circuit." in two
     assert "cannot do the task: tiny puts the answer above the wrong one in 53% of" in two
     assert ability_table(circuits(path)).rows[1][-2:] == ["cannot do the task", "\u2013"]
+
+
+def test_many_models_stand_one_below_the_other(tmp_path):
+    names = (TRANSFORMER, "another", MAMBA, "mamba-s1")
+    path = write_circuits(tmp_path / "run", names, cannot=("tiny",))
+    lines = roles_table(circuits(path)).rows
+    assert [line[0] for line in lines] == [*names, "tiny"]
+    found = ["81%", "conv of 5, 50%", "y of 5, 50%", "state of 5, 90%", "90%", "\u2013"]
+    assert lines[2][1:] == [*found, "B+1", "A+2", "3 of 4"]
+    assert lines[0][2] == "head 1.2, 50%"
+    assert set(lines[4][2:]) == {"\u2013"}
+    said = result(path)
+    assert said.index("The strongest part of each role") < said.index("The parts, role by role")
+    two = result(write_circuits(tmp_path / "two"))
+    assert "The strongest part of each role, and" not in two
 
 
 def test_a_circuit_that_is_whole_but_hardly_does_the_task_is_not_ticked(run, tmp_path):

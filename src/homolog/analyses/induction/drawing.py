@@ -19,7 +19,7 @@ from typing import Any
 import altair as alt
 
 from homolog.analyses.induction.records import CircuitRecords
-from homolog.analyses.induction.summary import part_of
+from homolog.analyses.induction.summary import SIDE_BY_SIDE, part_of
 from homolog.analyses.induction.words import component_words, place_of, short_label
 from homolog.analyses.records import Row
 from homolog.charts import theme
@@ -33,6 +33,8 @@ COLUMNS = {"A": 0.0, "B": 1.05, "end": 2.5}
 WIDTHS = {"B": 0.8, "end": 1.5}  # of the columns' lanes
 LEFT, RIGHT = -0.62, 3.3
 ROW_HEIGHT = 62
+SMALL: tuple[int, dict[str, int]] = (44, {"width": 215, "columns": 3})
+"""Height of a row, and the shape of the drawings, where there are many models."""
 STEPS = 14  # of a curve
 TIGHT = 0.34  # between two labels
 SHORTEST = 0.02  # share of the thinnest edge
@@ -73,7 +75,8 @@ def circuit_figure(records: CircuitRecords) -> Figure | None:
         return None
     top = 1 + max(len(_blocks(_drawn(records, model))) for model in models)
     rows = [row for model in models for row in drawing(records, model, top)]
-    chart = panels(_layers(top), rows, height=ROW_HEIGHT * (top + 1) + 20)
+    row_height, shape = (ROW_HEIGHT, {}) if len(models) <= SIDE_BY_SIDE else SMALL
+    chart = panels(_layers(top), rows, height=row_height * (top + 1) + 20, **shape)
     left = any(len(records.parts(model, role)) > DRAWN for model in models for role in ROLE_ORDER)
     return Figure(
         "circuits",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from homolog.analyses.induction.words import (
     corruption_words,
     interval_words,
     offset_words,
+    part_in_short,
     verdict_words,
 )
 from homolog.analyses.records import Row
@@ -21,6 +22,7 @@ from homolog.charts.words import MISSING, is_number, number, percent
 from homolog.record import circuits
 
 SHOWN_SENDERS = 3  # of an experiment and corruption
+SIDE_BY_SIDE = 3  # models; more stand one below the other
 LEAST_SHARE = 0.05
 """A part counts from this share of what the whole corruption costs."""
 ON_TOP = 0.5
@@ -66,6 +68,41 @@ def part_of(records: CircuitRecords, part: Row) -> Part:
         f"probability {probability}, KL {kl}",
         part["evidence"],
     )
+
+
+def roles_table(records: CircuitRecords) -> ShownTable:
+    """Every model in a line: the strongest part of each role, and what the tests say of them."""
+    again = records.found_again
+    shifts = {
+        (model, shift["token"]): offset_words(shift["offset"], shift["token"])
+        for model in records.able
+        for shift in records.shifts(model)
+    }
+
+    def strongest(role: str) -> Callable[[Row], str]:
+        def said(row: Row) -> str:
+            parts = records.parts(row["model"], role)
+            if not parts:
+                return "none" if row["able"] else MISSING
+            return f"{part_in_short(parts[0]['component'])}, {percent(parts[0]['share'])}"
+
+        return said
+
+    cells: Cells = {
+        "Model": lambda row: row["model"],
+        "B on top": lambda row: percent(row["accuracy"]),
+        **{role[:1].upper() + role[1:]: strongest(role) for role in circuits.ROLE_ORDER},
+        "These alone": lambda row: percent(row["faithfulness"]),
+        "Random ones": lambda row: percent(row["null_most"]),
+        "B carried at": lambda row: shifts.get((row["model"], circuits.COPIED), MISSING),
+        "A carried at": lambda row: shifts.get((row["model"], circuits.MATCHED), MISSING),
+        "Found again": lambda row: " of ".join(map(str, again.get(row["model"], ()))) or MISSING,
+    }
+    caption = (
+        "The strongest part of each role, and how much of the loss its patch alone causes; then "
+        "how much of the task all named parts do alone, and as many drawn at random at most"
+    )
+    return ShownTable.of(caption, cells, records.circuits, numeric=(1, 5, 6, 7, 8, 9))
 
 
 def ability_table(records: CircuitRecords) -> ShownTable:
@@ -147,6 +184,7 @@ def summary_values(records: CircuitRecords) -> dict[str, Any]:
         "rarely_right": [row for row in rows if row["able"] and row["accuracy"] < ON_TOP],
         "unfaithful": [row for row in rows if row["faithful"] is False],
         "roles": aligned_roles(records),
+        "in_lines": roles_table(records) if len(rows) > SIDE_BY_SIDE else None,
         "ability": ability_table(records),
         "faithful": [row for row in rows if is_number(row["faithfulness"])],
         "shifts": [

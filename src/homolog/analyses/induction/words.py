@@ -60,6 +60,12 @@ def short_label(component: str) -> str:
     return "conv" if kind == "conv_taps" else kind
 
 
+def part_in_short(component: str) -> str:
+    """A part in a narrow cell: "head 2.3", "state of 5"."""
+    label, place = short_label(component), place_of(component)
+    return f"head {label}" if len(place) > 1 else f"{label} of {place[0]}"
+
+
 def edge_words(edge: Row) -> str:
     """An edge of discovery: "conv_in.5 → conv_taps.5 (tap 3) at B"."""
     tap = f" (tap {edge['tap']})" if edge["tap"] is not None else ""
