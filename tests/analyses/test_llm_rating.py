@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from analyses.chat import chat_server
 from analyses.smollm2 import gguf_file, save_folder
 from analyses.streams import features_of, windows_of
 from homolog.analyses.ratings import Budget, Endpoint
-from homolog.analyses.ratings.cases import SHOWN, TESTED, _excerpt, cases
+from homolog.analyses.ratings.cases import (
+    OWN,
+    PARTNER,
+    SHOWN,
+    TESTED,
+    LayerTexts,
+    _excerpt,
+    cases,
+    with_partner,
+)
 from homolog.analyses.ratings.rating import detection, estimate, rate
 from homolog.record.tables import CONTEXTS, RATINGS
 from processes import HANGS, started, wait_for
@@ -71,26 +83,71 @@ def contexts_of(features, windows) -> pl.DataFrame:
     return CONTEXTS.frame(rows)
 
 
+def texts_of(features, windows) -> LayerTexts:
+    """The layer with its examples."""
+    return LayerTexts(features, contexts_of(features, windows), VOCABULARY)
+
+
 def test_cases_hold_texts_out_and_silent_ones_are_silent():
     features, windows = planted()
-    contexts = contexts_of(features, windows)
-    cat, dog = cases(
-        features, contexts, VOCABULARY, range(3), seed=0
-    )  # feature 2 has too few texts
+    texts = texts_of(features, windows)
+    cat, dog = cases(texts, range(3), seed=0)  # feature 2 has too few texts
     for case, token in ((cat, " cat"), (dog, " dog")):
+        test = case.tests[OWN]
         assert (
             len(case.shown) == SHOWN
-            and len(case.tested) == 2 * TESTED
-            and sum(case.active) == TESTED
+            and len(test.texts) == 2 * TESTED
+            and sum(test.active) == TESTED
         )
         assert not {context.tokens for context in case.shown} & {
-            context.tokens for context in case.tested
+            context.tokens for context in test.texts
         }
-        for context, active in zip(case.tested, case.active, strict=True):
+        for context, active in zip(test.texts, test.active, strict=True):
             assert (token in context.tokens) == active == (context.values[context.at] > 0)
             assert len(context.tokens) == len(context.values)
-    assert [cat, dog] == list(cases(features, contexts, VOCABULARY, range(3), seed=0))
-    assert cat != next(iter(cases(features, contexts, VOCABULARY, [0], seed=1)))
+    assert [cat, dog] == list(cases(texts, range(3), seed=0))
+    assert cat != next(iter(cases(texts, [0], seed=1)))
+
+
+def cat_with_partner(partner: int, seed: int = 0):
+    """The case of " cat", whose partner is a feature of the same layer in another model."""
+    texts = texts_of(*planted())
+    case = replace(next(cases(texts, [0], seed)), partner=("other", 0, partner))
+    return with_partner(case, texts, seed)
+
+
+def test_the_partner_is_tested_on_its_own_texts_that_were_not_shown():
+    case = cat_with_partner(0)
+    test = case.tests[PARTNER]
+    assert len(test.texts) == 2 * TESTED and sum(test.active) == TESTED
+    shown = {excerpt.tokens for excerpt in case.shown}
+    for excerpt, active in zip(test.texts, test.active, strict=True):
+        assert (" cat" in excerpt.tokens) == active
+        assert not active or excerpt.tokens not in shown
+    assert case == cat_with_partner(0) and case != cat_with_partner(0, seed=1)
+
+
+def test_words_tell_a_partner_that_fires_on_the_same_and_no_other_feature(tmp_path):
+    """An endpoint that names exactly the texts with " cat" at the mark."""
+
+    def answer(question: str) -> str:
+        if '"explanation"' in question:
+            return '{"explanation": "the word cat", "complexity": 1, "consistency": 5}'
+        texts = question.split("Text ")[1:]
+        named = [int(text.split(":")[0]) for text in texts if "\u00ab cat\u00bb" in text]
+        return json.dumps({"active": named})
+
+    with chat_server(answer) as server:
+        endpoint = Endpoint(server.url, "small", concurrency=1)
+        found = [cat_with_partner(0), cat_with_partner(1)]
+        asked, _, known = estimate(endpoint, found, tmp_path)
+        table, tally = rate(endpoint, found, tmp_path)
+        assert (asked, known) == (8, 0) and tally.requests + tally.cached == 8
+        assert estimate(endpoint, found, tmp_path)[0] == 0
+    same, another = table.iter_rows(named=True)
+    assert same["detection"] == same["partner_detection"] == 1.0
+    assert another["partner_detection"] <= 0.5 and same["other_detection"] <= 0.5
+    assert (same["best_model"], same["best_layer"], same["best_feature"]) == ("other", 0, 0)
 
 
 def test_detection_is_balanced_accuracy():
@@ -139,12 +196,13 @@ def served(tmp_path_factory) -> Iterator[Endpoint]:
 
 def test_a_real_model_rates_and_is_asked_once(served, tmp_path):
     features, windows = planted()
-    found = list(cases(features, contexts_of(features, windows), VOCABULARY, range(2), seed=0))
+    found = list(cases(texts_of(features, windows), range(2), seed=0))
     requests, tokens, known = estimate(served, found, tmp_path)
     assert (requests, known) == (4, 0) and tokens > 4 * 100
     done = []
     table, tally = rate(served, found, tmp_path, Budget(tokens=tokens), done.append)
-    assert dict(table.schema) == RATINGS.schema and table["feature"].to_list() == [0, 1]
+    assert dict(table.schema).items() >= RATINGS.schema.items()
+    assert table["feature"].to_list() == [0, 1]
     assert (
         2 <= tally.requests <= 4
         and tally.cached == tally.refused == 0
@@ -167,7 +225,7 @@ def test_a_real_model_rates_and_is_asked_once(served, tmp_path):
 
 def test_a_budget_stops_and_what_came_is_kept(served, tmp_path):
     features, windows = planted()
-    found = list(cases(features, contexts_of(features, windows), VOCABULARY, [0], seed=0))
+    found = list(cases(texts_of(features, windows), [0], seed=0))
     table, tally = rate(served, found, tmp_path, Budget(requests=1))
     assert tally.requests == 1 and table["detection"].null_count() == 1
     assert len([file for file in tmp_path.rglob("*.json")]) == 1

@@ -15,6 +15,7 @@ from tests.analyses.meaning import CHAPTERS
 from homolog.analyses import ANALYSES
 from homolog.analyses.causal import causal_figure, substitution_figure
 from homolog.analyses.exclusive import values as exclusive_values
+from homolog.analyses.ratings.summary import section_values as ratings_values
 from homolog.analyses.records import PairRecords
 from homolog.analyses.relation import relation_figure
 from homolog.analyses.relation import values as relation_values
@@ -31,6 +32,8 @@ from homolog.record.tables import (
     FEATURES,
     LISTS,
     LOSS_RECOVERED,
+    MATCHES,
+    RATINGS,
     RELATION,
     TRANSPLANT,
 )
@@ -206,6 +209,33 @@ def test_exclusive_features_are_listed_by_rank_and_lead_to_the_explorer(pair):
     assert explored is not None
     own = explored["lists"][0]
     assert len(own.rows) == len(own.links) == 12 and own.links[0].endswith("feature=1/11")
+
+
+def test_words_are_tested_on_partners_by_whether_they_are_homologs(pair):
+    def match(feature, homolog, best=B):
+        sides = {"model": A, "label": MAIN_LABEL, "best_model": best, "best_label": MAIN_LABEL}
+        place = {"layer": 0, "feature": feature, "best_layer": 1, "best_feature": feature}
+        return {"comparison": MAIN.name, "kind": "sae", "homolog": homolog} | sides | place
+
+    def rated(feature, partner, best=B):
+        place = {"model": A, "layer": 0, "feature": feature, "best_model": best}
+        found = {"partner_detection": partner, "other_detection": 0.5}
+        return place | {"detection": 0.9, "best_layer": 1, "best_feature": feature} | found
+
+    matches = [match(0, True), match(1, True), match(2, False), match(3, True, OTHER)]
+    ratings = [rated(0, 0.8), rated(1, 1.0), rated(2, 0.6), rated(3, 0.1, OTHER), rated(4, None)]
+    values = ratings_values(pair([(MATCHES, matches), (RATINGS, ratings)]))
+    assert values is not None
+    # of 0.8 and 1.0 the standard deviation is 0.141, its error 0.1
+    both = "0.90 (0.70 to 1.00)"
+    assert values["told"].rows == [
+        [f"{A}: homologs", "2", "0.90 (0.90 to 0.90)", both, "0.50 (0.50 to 0.50)"],
+        [f"{A}: others", "1", "0.90", "0.60", "0.50"],
+    ]
+
+
+def test_without_tests_on_partners_there_is_no_section(pair):
+    assert ratings_values(pair([])) is None
 
 
 def test_transplants_of_this_pair_stand_in_their_table(pair):

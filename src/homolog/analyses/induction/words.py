@@ -62,8 +62,8 @@ def short_label(component: str) -> str:
 
 def part_in_short(component: str) -> str:
     """A part in a narrow cell: "head 2.3", "state of 5"."""
-    label, place = short_label(component), place_of(component)
-    return f"head {label}" if len(place) > 1 else f"{label} of {place[0]}"
+    label, (layer, *head) = short_label(component), place_of(component)
+    return f"head {label}" if head else f"{label} of {layer}"
 
 
 def edge_words(edge: Row) -> str:

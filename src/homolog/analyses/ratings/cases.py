@@ -4,16 +4,22 @@ A feature is explained from `SHOWN` of its texts and tested on up to `2 * TESTED
 them with the feature active at the marked token, half without.  Held-out active texts come from all
 quantiles; silent ones are texts of other features of the same layer, in which this one is 0
 throughout.
+
+The same explanation is tested on its best partner, in texts of the partner that were not shown: a
+match can be said in words where it tells them too.  As a control it is tested on another feature
+of the partner's layer, drawn at random.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy.sparse
 
 from homolog.analyses.material import Material
 from homolog.analyses.ratings import prompts
@@ -31,45 +37,170 @@ BINS = np.linspace(0, 1, 11)  # of r, from which features are drawn alike
 EXPLANATION_TOKENS, DETECTION_TOKENS = 300, 100
 
 
+OWN, PARTNER, OTHER = "", "partner_", "other_"
+"""Whose texts a test has; begins the names of its columns."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """Texts to test an explanation on, and of each whether the feature is active in it."""
+
+    texts: tuple[Excerpt, ...]
+    active: tuple[bool, ...]
+
+
 @dataclass(frozen=True)
 class Case:
-    """A feature with the texts to explain, and those to test the explanation on.
+    """A feature with the texts to explain, and tests of the explanation by whose texts they have.
 
-    active: of each text of the test, whether the feature is.
+    rows: of the tokens at which the shown texts are marked.  partner: model, layer and number.
     """
 
     model: str
     layer: int
     feature: int
     shown: tuple[Excerpt, ...]
-    tested: tuple[Excerpt, ...]
-    active: tuple[bool, ...]
+    rows: tuple[int, ...]
+    tests: Mapping[str, Test]
+    partner: tuple[str, int, int] | None = None
 
     def explain(self) -> Question:
         """What asks for an explanation."""
         highest = max(value for excerpt in self.shown for value in excerpt.values)
         return Question(prompts.explain(self.shown, highest), EXPLANATION_TOKENS)
 
-    def detect(self, explanation: str) -> Question:
-        """What tests an explanation."""
-        return Question(prompts.detect(explanation, self.tested), DETECTION_TOKENS)
+    def detect(self, explanation: str, whose: str) -> Question:
+        """What tests an explanation on some texts."""
+        return Question(prompts.detect(explanation, self.tests[whose].texts), DETECTION_TOKENS)
+
+
+@dataclass(frozen=True)
+class LayerTexts:
+    """The features of a layer with their examples, and what its token ids stand for."""
+
+    features: SparseFeatures
+    contexts: pl.DataFrame
+    vocabulary: Sequence[TokenText]
+
+    @classmethod
+    def read(cls, material: Material, model: str, layer: int) -> LayerTexts:
+        """Those of a run."""
+        run = material.run
+        contexts = CONTEXTS.read(run.table(CONTEXTS, model, layer))
+        vocabulary = run.token_texts(run.text_of(model))
+        return cls(material.features(model, layer), contexts, vocabulary)
+
+    @cached_property
+    def columns(self) -> scipy.sparse.csc_array:
+        """The features by column, tokens ascending."""
+        columns = self.features.matrix.tocsc()
+        columns.sort_indices()
+        return columns
+
+    @cached_property
+    def by_feature(self) -> dict[Any, pl.DataFrame]:
+        """The examples of each feature."""
+        groups = self.contexts.partition_by("feature", as_dict=True, maintain_order=True)
+        return {feature: rows for (feature,), rows in groups.items()}
+
+    @cached_property
+    def strong(self) -> pl.DataFrame:
+        """The first examples of every feature."""
+        return self.contexts.filter(pl.col("quantile") == 1.0, pl.col("rank") < 4)
+
+    def test(self, feature: int, held: pl.DataFrame, rng: np.random.Generator) -> Test | None:
+        """Texts in which the feature is active and as many in which it is silent, mixed."""
+        rows, _ = entries_of(self.columns, feature)
+        others = self.strong.filter(pl.col("feature") != feature)
+        quiet = _silent(others, rows, len(held), rng)
+        if not len(held) or not len(quiet):
+            return None
+        tested = [(excerpt, True) for excerpt in self.excerpts(held)]
+        tested += [(excerpt, False) for excerpt in self.excerpts(quiet)]
+        texts, active = zip(*(tested[at] for at in rng.permutation(len(tested))), strict=True)
+        return Test(texts, active)
+
+    def excerpts(self, rows: pl.DataFrame) -> tuple[Excerpt, ...]:
+        """Examples as texts."""
+        return tuple(_excerpt(row, self.vocabulary) for row in rows.iter_rows(named=True))
 
 
 def chosen_cases(material: Material, n_features: int, seed: int) -> list[Case]:
     """Cases of up to `n_features` of each compared model, drawn alike from all heights of r."""
-    run, main = material.run, material.table(MATCHES).filter(comparison=MAIN.name)
+    main = material.table(MATCHES).filter(comparison=MAIN.name)
     chosen: list[Case] = []
     for model in material.compared:
-        vocabulary = run.token_texts(run.text_of(model.name))
-        own = main.filter(model=model.name).group_by("layer", "feature", maintain_order=True)
-        best = own.agg(pl.col("r").max()).filter(pl.col("r").is_finite())
+        own = main.filter(model=model.name).sort("r", descending=True, nulls_last=True)
+        own = own.filter(pl.col("r").is_finite())
+        best = own.group_by("layer", "feature", maintain_order=True).first()
         spread = _spread(best, n_features, seed)
         for (layer,), part in spread.group_by("layer", maintain_order=True):
-            layer = int(layer)  # type: ignore[call-overload]
-            contexts = CONTEXTS.read(run.table(CONTEXTS, model.name, layer))
-            features = material.features(model.name, layer)
-            chosen += cases(features, contexts, vocabulary, part["feature"].to_list(), seed)
-    return chosen
+            texts = LayerTexts.read(material, model.name, int(layer))  # type: ignore[call-overload]
+            columns = part.select("feature", "best_model", "best_layer", "best_feature")
+            partners = {feature: tuple(place) for feature, *place in columns.iter_rows()}
+            chosen += [
+                replace(case, partner=partners[case.feature])
+                for case in cases(texts, partners, seed)
+            ]
+    return _with_partners(material, chosen, seed)
+
+
+def _with_partners(material: Material, chosen: list[Case], seed: int) -> list[Case]:
+    """The cases with tests on their partners; each layer with partners is read once."""
+    tested = list(chosen)
+    where: dict[tuple[str, int], list[int]] = {}
+    for number, case in enumerate(chosen):
+        if case.partner is not None:
+            where.setdefault(case.partner[:2], []).append(number)
+    text_of = material.run.text_of
+    for (model, layer), numbers in where.items():
+        texts = LayerTexts.read(material, model, layer)
+        for number in numbers:
+            same = text_of(chosen[number].model) == text_of(model)
+            tested[number] = with_partner(chosen[number], texts, seed, same_text=same)
+    return tested
+
+
+def cases(texts: LayerTexts, wanted: Iterable[int], seed: int) -> Iterator[Case]:
+    """A case for each wanted feature of a layer with texts enough: half of `SHOWN` + `TESTED`.
+
+    Deterministic: the same seed, layer and feature give the same case.
+    """
+    for feature in wanted:
+        own = texts.by_feature.get(feature)
+        if own is None or own.height < (SHOWN + TESTED) // 2:
+            continue
+        layer = texts.features.layer
+        rng = np.random.default_rng([seed, layer, feature])
+        shown, held = _split(own, rng)
+        if (test := texts.test(feature, held, rng)) is not None:
+            rows = tuple(shown["row"].to_list())
+            explained = texts.excerpts(shown)
+            yield Case(texts.features.name, layer, feature, explained, rows, {OWN: test})
+
+
+def with_partner(case: Case, texts: LayerTexts, seed: int, *, same_text: bool = True) -> Case:
+    """The case with tests on its partner, and on another feature of the partner's layer.
+
+    texts: of that layer.  same_text: of the tokens that the case was explained on, so that texts
+    shown for it can be left out.
+    """
+    assert case.partner is not None
+    *_, partner = case.partner
+    rng = np.random.default_rng([seed, case.layer, case.feature, *map(ord, PARTNER)])
+    with_texts = [feature for feature in texts.by_feature if feature != partner]
+    other = int(rng.choice(with_texts)) if with_texts else None
+    tests = dict(case.tests)
+    for whose, feature in ((PARTNER, partner), (OTHER, other)):
+        examples = None if feature is None else texts.by_feature.get(feature)
+        if feature is None or examples is None:
+            continue
+        if same_text:
+            examples = examples.filter(~pl.col("row").is_in(case.rows))
+        held = examples[np.sort(rng.permutation(examples.height)[:TESTED])]
+        if (test := texts.test(feature, held, rng)) is not None:
+            tests[whose] = test
+    return replace(case, tests=tests)
 
 
 def _spread(rows: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
@@ -79,42 +210,6 @@ def _spread(rows: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     shuffled = rows[order].with_columns(bin=pl.Series(bins))
     turn = shuffled.with_columns(turn=pl.int_range(pl.len()).over("bin"))
     return turn.sort("turn", "bin").head(n).sort("layer", "feature")
-
-
-def cases(
-    features: SparseFeatures,
-    contexts: pl.DataFrame,
-    vocabulary: Sequence[TokenText],
-    wanted: Iterable[int],
-    seed: int,
-) -> Iterator[Case]:
-    """A case for each wanted feature of a layer with texts enough: half of `SHOWN` + `TESTED`.
-
-    features: of the layer.  contexts: its examples (`CONTEXTS`).  vocabulary: what each token id
-    stands for (`corpus.token_texts`).  Deterministic: the same seed, layer and feature give the
-    same case.
-    """
-    strong = contexts.filter(pl.col("quantile") == 1.0, pl.col("rank") < 4)
-    columns = features.matrix.tocsc()
-    columns.sort_indices()
-    groups = contexts.partition_by("feature", as_dict=True)
-    for feature in wanted:
-        own = groups.get((feature,))
-        if own is None or own.height < (SHOWN + TESTED) // 2:
-            continue
-        rng = np.random.default_rng([seed, features.layer, feature])
-        shown, held = _split(own, rng)
-        rows, _ = entries_of(columns, feature)
-        others = strong.filter(pl.col("feature") != feature)
-        quiet = _silent(others, rows, len(held), rng)
-        if not len(quiet):
-            continue
-        tested = [(excerpt, True) for excerpt in _excerpts(held, vocabulary)]
-        tested += [(excerpt, False) for excerpt in _excerpts(quiet, vocabulary)]
-        mixed = [tested[place] for place in rng.permutation(len(tested))]
-        texts, active = zip(*mixed, strict=True)
-        explained = _excerpts(shown, vocabulary)
-        yield Case(features.name, features.layer, feature, explained, texts, active)
 
 
 def _split(own: pl.DataFrame, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -141,10 +236,6 @@ def _silent(
     quiet = np.searchsorted(rows, first) == np.searchsorted(rows, first + length)
     zeros = pl.lit(0.0).repeat_by(pl.col("tokens").list.len()).cast(pl.List(pl.Float32))
     return order.filter(quiet).head(n).with_columns(values=zeros)
-
-
-def _excerpts(rows: pl.DataFrame, vocabulary: Sequence[TokenText]) -> tuple[Excerpt, ...]:
-    return tuple(_excerpt(row, vocabulary) for row in rows.iter_rows(named=True))
 
 
 def _excerpt(row: dict[str, Any], vocabulary: Sequence[TokenText]) -> Excerpt:

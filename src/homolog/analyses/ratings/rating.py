@@ -6,6 +6,9 @@ which of them the feature is active at the marked token:
 
     detection = (share of active texts named + share of silent texts left out) / 2     0.5 is chance
 
+The same words are tested on texts of the feature's partner, and on those of another feature of the
+partner's layer, where they should tell nothing (`cases`).
+
 Detection follows "scoring by detection" [Paulo et al., "Automatically Interpreting Millions of
 Features in Large Language Models", 2024, arXiv 2410.13928]; the ratings follow the scales of
 complexity and monosemanticity of the same question for all models, so that they can be compared.
@@ -37,16 +40,15 @@ def estimate(endpoint: Endpoint, cases: Sequence[Case], folder: Path) -> tuple[i
     for case in cases:
         explain = case.explain()
         if (answer := cached(endpoint, explain, folder)) is None:
-            requests += 2
-            tokens += explain.tokens() + case.detect(placeholder).tokens()
-            continue
-        known += 1
-        read = prompts.read_explanation(answer.reply)
-        if read is not None and cached(endpoint, detect := case.detect(read.text), folder) is None:
-            requests += 1
-            tokens += detect.tokens()
+            asked = [explain, *(case.detect(placeholder, whose) for whose in case.tests)]
         else:
-            known += read is not None
+            known += 1
+            read = prompts.read_explanation(answer.reply)
+            tests = () if read is None else [case.detect(read.text, w) for w in case.tests]
+            asked = [test for test in tests if cached(endpoint, test, folder) is None]
+            known += len(tests) - len(asked)
+        requests += len(asked)
+        tokens += sum(question.tokens() for question in asked)
     return requests, tokens, known
 
 
@@ -82,6 +84,9 @@ def rate(
                 raise
     by = {"rater": endpoint.model, "prompts": prompts.VERSION}
     places = [{"model": c.model, "layer": c.layer, "feature": c.feature} for c in cases]
+    for place, case in zip(places, cases, strict=True):
+        partner = case.partner or (None, None, None)
+        place |= dict(zip(("best_model", "best_layer", "best_feature"), partner, strict=True))
     return RATINGS.frame([place | by | row for place, row in zip(places, rows, strict=True)]), tally
 
 
@@ -100,14 +105,18 @@ def _rate_one(
         "complexity": explained.complexity,
         "consistency_rated": explained.consistency,
     }
-    answer = ask(client, endpoint, case.detect(explained.text), folder, budget, tally)
-    if answer is None:
-        return row
-    named = prompts.read_detection(answer.reply, len(case.tested))
-    if named is None:
-        tally.count_malformed()
-        return row
-    return row | {"detection": detection(case.active, named), "n_tested": len(case.active)}
+    for whose, test in case.tests.items():
+        question = case.detect(explained.text, whose)
+        answer = ask(client, endpoint, question, folder, budget, tally)
+        if answer is None:
+            continue
+        named = prompts.read_detection(answer.reply, len(test.texts))
+        if named is None:
+            tally.count_malformed()
+            continue
+        row[f"{whose}detection"] = detection(test.active, named)
+        row[f"{whose}n_tested"] = len(test.texts)
+    return row
 
 
 def detection(active: Sequence[bool], named: frozenset[int]) -> float:

@@ -198,6 +198,13 @@ RATINGS = table(
     consistency_rated=(I8, "1 to 5"),
     detection=(F32, "balanced accuracy at telling active from silent texts; 0.5 is chance"),
     n_tested=(I16, "texts of that test"),
+    best_model=maybe(TEXT, "model of its best partner"),
+    best_layer=maybe(I32, "block of the partner"),
+    best_feature=maybe(I32, "the partner"),
+    partner_detection=maybe(F32, "the same words at telling the partner's texts; 0.5 is chance"),
+    partner_n_tested=maybe(I16, "texts of that test"),
+    other_detection=maybe(F32, "the same at telling those of another feature beside the partner"),
+    other_n_tested=maybe(I16, "texts of that test"),
     rater=(TEXT, "the language model"),
     prompts=(TEXT, "hash of the questions"),
 )
