@@ -56,6 +56,7 @@ OF_FEATURE = (
     Sortable("complexity", "Complexity, rated", "1 (simple) to 5, said by a language model", 0),
     Sortable("consistency_rated", "Consistency, rated", "1 to 5, said by a language model", 0),
     Sortable("detection", "Detection", "how well the explanation tells held-out contexts apart"),
+    Sortable("partner_detection", "Detection, partner", "the same on contexts of its best partner"),
     Sortable("causal_r", "Causal agreement", _CAUSAL),
     Sortable("exclusive_r2", "R² from all", _TOGETHER),
 )

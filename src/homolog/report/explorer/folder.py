@@ -130,7 +130,7 @@ def source_of(records: StudyRecords) -> Source:
     that of its partner (causal_r), and how much of it all features of another model predict.
     """
     keys, run, features = list(FEATURE), records.folder, records.table(FEATURES)
-    said = ("explanation", "complexity", "consistency_rated", "detection")
+    said = ("explanation", "complexity", "consistency_rated", "detection", "partner_detection")
     agreement = pl.col("ablate_r").fill_nan(None).mean().cast(pl.Float32)
     matched = records.table(CAUSAL).filter("matched")
     exclusive = records.table(LISTS).filter(list="exclusive")
