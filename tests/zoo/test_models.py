@@ -13,6 +13,8 @@ from homolog.zoo_training.evaluate import examined, held_out_loss, held_out_stre
 TRAINED = [name for name in catalog.names() if catalog.entry(name).trained]
 
 
+HARDLY_COPY = {"rwkv-4-s0"}
+"""What they remember is one average for each channel (docs/zoo.md)."""
 FAMILIES = [name for name in TRAINED if catalog.entry(name).text == "zoo:domains"]
 
 
@@ -80,10 +82,12 @@ def test_held_out_loss_is_what_the_card_says_and_alike(models, streams):
         assert abs(losses[f"transformer-{seed}"] - losses[f"mamba-{seed}"]) <= 0.15
 
 
-def test_every_model_does_induction(models, streams):
+def test_every_model_but_one_does_induction_as_its_card_says(models, streams):
     for name, model in models.items():
-        for score in induction(model, streams[name], n_segments=64):
-            assert score["gain"] >= 3, (name, score)
+        again = induction(model, streams[name], n_segments=64)
+        for score, said in zip(again, stated(name)["induction"], strict=True):
+            assert score["gain"] == pytest.approx(said["gain"], abs=0.5), (name, score)
+            assert score["gain"] >= 3 or name in HARDLY_COPY, (name, score)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

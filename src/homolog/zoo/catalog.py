@@ -84,6 +84,9 @@ _ENTRIES = (
     Entry("gpt-neox-s1", "gpt_neox", 1, text="zoo:domains"),
     Entry("mamba-1-s0", "mamba", 0, text="zoo:domains"),
     Entry("mamba-1-s1", "mamba", 1, text="zoo:domains"),
+    Entry("mamba-2-s0", "mamba2", 0, text="zoo:domains"),
+    Entry("rwkv-4-s0", "rwkv", 0, text="zoo:domains"),
+    Entry("lfm2-s0", "lfm2", 0, text="zoo:domains"),
 )
 
 
