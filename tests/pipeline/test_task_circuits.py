@@ -31,6 +31,10 @@ def circuits(*words: str, code: int = 0) -> str:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("circuits") / "run"
     said = circuits(TASKS, *MODELS, *SHORT, *FEW, "--out", str(folder)).splitlines()
+    found, said = said[:2], said[2:]
+    for model, line in zip(("transformer-s0", "mamba-s0"), found, strict=True):
+        assert line.startswith(f"{model} has the answer on top in "), line
+        assert "its strongest parts: " in line
     starts = [line.split(":")[0] for line in said]
     assert starts == [
         "induction in transformer-s0",
