@@ -178,7 +178,7 @@ def test_a_language_model_rates_afterwards_and_is_asked_only_once(run, endpoint)
     assert dict(ratings.schema).items() >= RATINGS.schema.items() and 12 < n <= 2 * 12
     assert ratings["model"].value_counts()["count"].max() <= 12
     asked = int(said[0].split("at most ")[1].split(" requests")[0])
-    # an explanation, and tests on its own texts, its partner's and another feature's, where they have
+    # an explanation, and tests on its own texts, on its partner's and on those of another feature
     assert 3 * n < asked <= 4 * n
     assert said[1].startswith(f"{asked} requests, {10 * asked} tokens")
     assert ratings["partner_detection"].drop_nulls().is_between(0, 1).all()
