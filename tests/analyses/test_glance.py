@@ -13,6 +13,7 @@ from tests.report.planted_features import VOCABULARY, A, B, contexts_of, planted
 from homolog.analyses.glance.examples import ENOUGH_TOKENS, SHOWN, examples
 from homolog.analyses.glance.figure import PARTS, answer_figure, parts
 from homolog.analyses.records import PairRecords
+from homolog.analyses.verdict.doubts import doubts
 from homolog.record.tables import MATCHES
 
 HOMOLOG, CONTROLS, UNMATCHED = (words for words, _ in PARTS.values())
@@ -100,6 +101,16 @@ def strongest_token(model: str, feature: int) -> str:
     assert contexts is not None
     row = contexts.filter(feature=feature, quantile=1.0, rank=0).row(0, named=True)
     return VOCABULARY[row["tokens"][row["position"] - row["start"]]].strip().lower()
+
+
+def test_a_control_that_misses_its_gates_stands_beside_the_answer(tmp_path: Path) -> None:
+    """Dictionaries that are compared withhold the verdict instead."""
+    failing = {("mamba-random", 1), ("mamba-random", 2), ("mamba-s0", 0)}
+    assert doubts(read_pair(make_run(tmp_path / "run", failing=failing))) == [
+        "A control misses its gates: dictionaries of mamba-random, 2 of 8 blocks "
+        "(explained variance 0.41 is below 0.60)."
+    ]
+    assert doubts(read_pair(make_run(tmp_path / "good"))) == []
 
 
 def test_without_contexts_there_are_no_examples(run: Path) -> None:

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import vl_convert
 from playwright.sync_api import Browser
+from tests.analyses.planted_circuits import write_circuits
 from tests.analyses.planted_record import write_record
 from tests.analyses.planted_run import make_run
 from tests.report.pages import EVIL, drawn_on, files_of, opened, pages_from, parsed, parsed_all
@@ -33,6 +34,7 @@ PAGES = (
     "chance",
     "distributions",
     "depth",
+    "spaces",
     "the-closest-homologs",
     "dictionaries",
     "models-and-text",
@@ -103,8 +105,8 @@ def test_what_the_page_says(page: Path) -> None:
     assert [file.name for file in pages_from(page)] == [f"{name}.html" for name in PAGES]
     first, _ = parsed(page)
     navigation = (
-        "In short Result Controls Chance Distributions Depth The closest homologs Dictionaries "
-        "Models and text The run"
+        "In short Result Controls Chance Distributions Depth Spaces The closest homologs "
+        "Dictionaries Models and text The run"
     )
     assert first.index(navigation) < first.index("How much is shared?")
     assert "no verdict" not in first and "Where to go on Result What do the matches pass?" in first
@@ -277,6 +279,29 @@ def test_circuits_beside_a_comparison_have_a_page_of_their_own(tmp_path: Path) -
     assert "Every circuit of mamba-s0" in text and "brief" not in text
     assert "index.html" in addresses and "Next: Models and text" in text
     assert not (write_report(run, [PART]).parent / "every-circuit.html").exists()
+
+
+def test_one_screen_has_question_answer_and_circuits(chromium: Browser, tmp_path: Path) -> None:
+    run = write_circuits(make_run(tmp_path / "run", failing={("mamba-random", 1)}))
+    tab, said, _ = opened(chromium, write_report(run), viewport={"width": 1400, "height": 900})
+    assert said == []
+    boxes = {
+        name: tab.locator(place).bounding_box()
+        for name, place in {
+            "pages": "nav",
+            "question": "h1",
+            "answer": "#figure-answer",
+            "doubts": ".doubts",
+            "circuits": ".glance > section:nth-of-type(2)",
+            "every page": "#pages",
+        }.items()
+    }
+    tab.close()
+    below = [boxes[name]["y"] for name in ("question", "answer", "doubts", "circuits")]
+    assert below == sorted(below)
+    assert boxes["circuits"]["y"] + boxes["circuits"]["height"] <= 900
+    assert boxes["circuits"]["y"] < boxes["every page"]["y"]
+    assert boxes["pages"]["x"] + boxes["pages"]["width"] <= boxes["question"]["x"]
 
 
 def test_no_two_chapters_are_one_file(tmp_path: Path) -> None:

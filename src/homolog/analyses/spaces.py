@@ -100,4 +100,4 @@ def spaces_figure(records: PairRecords) -> Figure | None:
     )
 
 
-ANALYSIS = Analysis("spaces", chapter="Depth", figures=lambda records: [spaces_figure(records)])
+ANALYSIS = Analysis("spaces", chapter="Spaces", figures=lambda records: [spaces_figure(records)])

@@ -75,7 +75,7 @@ def test_many_models_stand_one_below_the_other(tmp_path):
     path = write_circuits(tmp_path / "run", names, cannot=("tiny",))
     lines = roles_table(circuits(path)).rows
     assert [line[0] for line in lines] == [*names, "tiny"]
-    found = ["81%", "conv of 5, 50%", "y of 5, 50%", "state of 5, 90%", "90%", "\u2013"]
+    found = ["81%", "conv of 5, 50%", "scan of 5, 50%", "state of 5, 90%", "90%", "\u2013"]
     assert lines[2][1:] == [*found, "B+1", "A+2", "3 of 4"]
     assert lines[0][2] == "head 1.2, 50%"
     assert set(lines[4][2:]) == {"\u2013"}
@@ -95,8 +95,10 @@ def test_a_circuit_that_is_whole_but_hardly_does_the_task_is_not_ticked(run, tmp
     table.with_columns(right, faithful=~mamba, **null).write_parquet(path / "circuits.parquet")
     said = result(path)
     assert "✓" not in said and "Both circuits have the same three parts" in said
-    assert f"{MAMBA} has B on top of all tokens in 2.3% of the prompts alone." in said
-    assert f"{MAMBA}: the parts by themselves do 90% of what the model does, and are not" in said
+    assert f"{MAMBA} has B on top of all tokens in only 2.3% of the prompts." in said
+    assert (
+        f"{MAMBA}: the parts by themselves do 90% of what the model does, random ones up to" in said
+    )
     assert f"{TRANSFORMER} has B on top" not in said
 
 
@@ -134,7 +136,7 @@ def test_the_study_has_the_strongest_parts_in_short(run, tmp_path):
     said = texts(page)[IN_SHORT]
     assert "Both circuits have the same three parts" in said
     strongest = {
-        model: parts[0].said for model, parts in aligned_roles(circuits(run))["copier"].items()
+        model: parts[0].in_short for model, parts in aligned_roles(circuits(run))["copier"].items()
     }
     assert all(part in said for part in strongest.values()) and set(strongest) == {
         TRANSFORMER,

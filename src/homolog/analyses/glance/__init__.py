@@ -9,10 +9,11 @@ from homolog.analyses.analysis import Analysis
 from homolog.analyses.glance.examples import examples
 from homolog.analyses.glance.figure import answer_figure
 from homolog.analyses.records import PairRecords
+from homolog.analyses.verdict.doubts import doubts
 
 
 def _values(records: PairRecords) -> Mapping[str, Any] | None:
-    return {"examples": examples(records)}
+    return {"examples": examples(records), "doubts": doubts(records)}
 
 
 ANALYSIS = Analysis(

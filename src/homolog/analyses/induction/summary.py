@@ -45,6 +45,11 @@ class Part:
         """In a sentence: "head 2.3 (53%)"."""
         return f"{self.name} ({self.share})"
 
+    @property
+    def in_short(self) -> str:
+        """In a narrow cell: "head 2.3, 53%"."""
+        return f"{part_in_short(self.component)}, {self.share}"
+
 
 def aligned_roles(records: CircuitRecords) -> dict[str, dict[str, list[Part]]]:
     """The parts by role and model, of the models that have a circuit."""
@@ -84,7 +89,7 @@ def roles_table(records: CircuitRecords) -> ShownTable:
             parts = records.parts(row["model"], role)
             if not parts:
                 return "none" if row["able"] else MISSING
-            return f"{part_in_short(parts[0]['component'])}, {percent(parts[0]['share'])}"
+            return part_of(records, parts[0]).in_short
 
         return said
 

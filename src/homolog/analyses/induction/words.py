@@ -61,9 +61,9 @@ def short_label(component: str) -> str:
 
 
 def part_in_short(component: str) -> str:
-    """A part in a narrow cell: "head 2.3", "state of 5"."""
+    """A part in a narrow cell: "head 2.3", "state of 5", "scan of 5"."""
     label, (layer, *head) = short_label(component), place_of(component)
-    return f"head {label}" if head else f"{label} of {layer}"
+    return f"head {label}" if head else f"{'scan' if label == 'y' else label} of {layer}"
 
 
 def edge_words(edge: Row) -> str:

@@ -78,7 +78,7 @@ ANALYSIS = Analysis(
     units=units,
     measure="homolog.analyses.space_null.measure:measure_space_tests",
     seconds=seconds,
-    chapter="Depth",
+    chapter="Spaces",
     figures=lambda records: [nearest_figure(records), null_figure(records)],
     values=values,
 )

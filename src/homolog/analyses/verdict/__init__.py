@@ -9,6 +9,7 @@ from typing import Any
 
 from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import STRATUM, DirectionVerdict, PairRecords, Row
+from homolog.analyses.verdict.doubts import doubts
 from homolog.analyses.verdict.figures import criteria_figure, summary_figure
 from homolog.analyses.verdict.order import checks, follow_a_token, neurons_by_token
 from homolog.charts.shown_table import Cells, ShownTable
@@ -123,6 +124,7 @@ def _values(records: PairRecords) -> Mapping[str, Any]:
     run = [comparisons.comparison_of(name) for name in records.comparisons("sae")]
     return {
         "cards": cards(records),
+        "doubts": doubts(records),
         "units": units_words(records),
         "baselines": [c.in_sentence() for c in run if c.role == "baseline"],
     }

@@ -6,7 +6,7 @@
   const darkColours = read("dark-colours");
   const charts = [...document.querySelectorAll(".chart")];
   const views = new Map();
-  const NARROW = 600;
+  const NARROW = 560;
 
   function recoloured(value) {
     if (Array.isArray(value)) return value.map(recoloured);
