@@ -96,8 +96,7 @@ def answer_figure(records: PairRecords) -> figure.Figure | None:
     )
     known = any(is_number(row.get("ceiling")) for row in rows)
     limit = (
-        f" The upright mark is the ceiling, what {comparison_of(SAE_SEED.name).in_sentence()} "
-        "reaches."
+        f" The upright mark is the ceiling: {comparison_of(SAE_SEED.name).in_sentence()}."
         if known
         else ""
     )
@@ -106,8 +105,9 @@ def answer_figure(records: PairRecords) -> figure.Figure | None:
     return figure.Figure(
         "answer",
         "How much is shared?",
-        f"Of the features that fire: those with a homolog in the other model, with a 95% interval; "
-        f"those that controls explain as well; those without a match.{limit}",
+        "Of the features that fire, those with a homolog: one in the other model that fires on the "
+        "same tokens, beyond what chance and controls explain (95% interval)."
+        f"{limit}",
         f"Stacked bars of shares of features. {said}.",
         figure.finish(chart, rows, axes=130),
     )
