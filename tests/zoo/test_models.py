@@ -87,7 +87,8 @@ def test_every_model_but_one_does_induction_as_its_card_says(models, streams):
         again = induction(model, streams[name], n_segments=64)
         for score, said in zip(again, stated(name)["induction"], strict=True):
             assert score["gain"] == pytest.approx(said["gain"], abs=0.5), (name, score)
-            assert score["gain"] >= 3 or name in HARDLY_COPY, (name, score)
+            least = 3 if score["length"] == 16 else 2
+            assert score["gain"] >= least or name in HARDLY_COPY, (name, score)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
