@@ -38,6 +38,12 @@ RULES: dict[str, list[tuple[dict, bool | None]]] = {
         ({"comparison": "main"}, None),
         ({"comparison": "rotated", "homolog": True}, None),
     ],
+    "correlation": [
+        ({"comparison": "main", "r": 0.71, "homolog": False}, True),
+        ({"comparison": "main", "r": 0.69, "homolog": True}, False),
+        ({"comparison": "main", "r": NAN}, None),
+        ({"comparison": "rotated", "r": 0.9}, None),
+    ],
     "weights": [
         ({"best_feature": 3, "mutual": True, "cosine": 0.5, "null_cosine": 0.4}, True),
         ({"best_feature": 3, "mutual": True, "cosine": 0.3, "null_cosine": 0.4}, False),
@@ -75,6 +81,7 @@ RULES: dict[str, list[tuple[dict, bool | None]]] = {
 }
 TABLES = {
     "verdict": MATCHES,
+    "correlation": MATCHES,
     "weights": BY_WEIGHTS,
     "crosscoder": CROSSCODER_FEATURES,
     "regression": LISTS,
@@ -105,7 +112,8 @@ def test_all_stand_in_one_table_and_who_is_missing_says_nothing() -> None:
         (1, False, False),
         (2, None, True),  # of which the study has no verdict
     ]
-    assert said.select("weights", "regression", "words").null_count().row(0) == (3, 3, 3)
+    others = said.select("correlation", "weights", "regression", "words")
+    assert others.null_count().row(0) == (3, 3, 3, 3)
     alone = asked(lambda table: table_of("verdict") if table is MATCHES else None)
     assert len(alone) == 2 and agreement(alone, seed=0).is_empty()
     assert asked(lambda table: None).is_empty()
@@ -247,7 +255,7 @@ def test_the_figure_has_a_bar_for_two_that_can_be_compared(records: PairRecords)
 
 def test_the_section_says_what_each_says(records: PairRecords) -> None:
     text = said_by(ANALYSIS, records)
-    assert "Do independent methods say the same?" in text
+    assert "Do the methods say the same?" in text
     assert "the verdict 50 50%" in text and "weights 50 60%" in text and "regression 2 0%" in text
     assert "the verdict, weights 50 50 20 5 10 70% 0.40 (" in text
     assert f"the verdict, regression 2 2 0 0 0 100% {MISSING} (no interval)" in text

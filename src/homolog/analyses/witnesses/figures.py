@@ -102,7 +102,7 @@ def agreement_figure(records: PairRecords) -> figure.Figure | None:
     chart = chart.resolve_scale(y="independent")
     return figure.Figure(
         "witnesses",
-        "Do independent methods say the same?",
+        "Do the methods say the same?",
         "Each bar is two methods and the features of which both say whether the other model has "
         "them: where they agree it is blue or pale, where one of them stands alone it is orange "
         "or grey. Kappa is 0 where they agree as often as by chance, 1 where they always do.",

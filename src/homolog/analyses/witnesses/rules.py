@@ -1,6 +1,8 @@
 """Who says of a feature that another model has it: each witness's rule, on its own table.
 
     verdict     the study: it has a homolog, with all tests against controls (`matching/homologs`)
+    correlation on text: its best partner is close, r above 0.7, whatever controls have.  Where it
+                says yes and the verdict no, both models have the feature, and so has a control
     weights     without data: it is the nearest of its nearest by weights, and their decoders'
                 cosine lies above that of directions turned at random (`matching/by_weights`).
                 The cosine alone says little: most features have a near one in a space turned onto
@@ -42,6 +44,7 @@ PREDICTED = CLOSE**2
 """Share of a feature's variance from which the features of another model predict it."""
 TELLS, CHANCE = 0.75, 0.5
 """Detection from which an explanation tells its own texts; detection by guessing."""
+_MAIN = pl.col("comparison") == MAIN.name
 _R, _R2 = (pl.col(name).fill_nan(None) for name in ("r", "exclusive_r2"))
 
 
@@ -66,9 +69,8 @@ class Witness:
 
 
 ALL = (
-    Witness(
-        "verdict", "the verdict", MATCHES, pl.col("comparison") == MAIN.name, pl.col("homolog")
-    ),
+    Witness("verdict", "the verdict", MATCHES, _MAIN, pl.col("homolog")),
+    Witness("correlation", "correlation", MATCHES, _MAIN, _R > CLOSE),
     Witness(
         "weights",
         "weights",

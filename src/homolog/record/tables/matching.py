@@ -234,6 +234,7 @@ WITNESSES = table(
     feature=(I32, "the feature"),
     best_model=(TEXT, "the other model: true says that it has the feature, null nothing"),
     verdict=(BOOL, "the study: it has a homolog"),
+    correlation=(BOOL, "its best partner's r is above 0.7, whatever controls have"),
     weights=(BOOL, "by weights: nearest both ways, in directions more alike than by chance"),
     crosscoder=(BOOL, "of its two blocks: the latent that it follows is in the other model"),
     regression=(BOOL, "of exclusive features: the other model's predict it, all together"),
