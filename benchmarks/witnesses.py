@@ -53,6 +53,7 @@ from homolog.dictionaries import (
 )
 from homolog.features import SparseFeatures
 from homolog.matching import match_by_weights, max_pearson, procrustes
+from homolog.matching.by_weights import Folding
 from homolog.matching.planted_residuals import (
     Encoded,
     Followed,
@@ -81,8 +82,9 @@ KINDS = {
     "token": "of one token, in all models, untrained ones too",
     "nothing": "follows no latent",
 }
-RULES = ("cosine alone", "mutual alone")
-"""Halves of the rule of weights, by themselves."""
+FOLDINGS: tuple[Folding, ...] = ("direction", "norm")
+RULES = ("cosine alone", "mutual alone", *(f"by {folding}" for folding in FOLDINGS))
+"""Other rules of weights: its halves by themselves, and nearest both ways by other foldings."""
 SHARED, ALONE = ("both", "unlearnt"), ("related", "private")
 
 
@@ -157,12 +159,12 @@ def listed(drawn: Planted, matches: pl.DataFrame) -> pl.DataFrame:
     return LISTS.frame(pl.concat(parts))
 
 
-def by_weights(drawn: Planted) -> pl.DataFrame:
-    """`BY_WEIGHTS`, both ways."""
+def by_weights(drawn: Planted, folding: Folding | None = None) -> pl.DataFrame:
+    """`BY_WEIGHTS`, both ways; folding: as a study has it, by default."""
     a, b = (m.name for m in drawn.models)
     x, y = (drawn.of.train[name][:FITTED_TOKENS].numpy() for name in (a, b))
     turn = procrustes(x, y)
-    match = match_by_weights(*drawn.saes, turn=turn, threads=1)
+    match = match_by_weights(*drawn.saes, turn=turn, folding=folding, threads=1)
     chance = null_cosines(*drawn.saes, turn, seed=0)
     found = Matched((a, 0), (b, 0), match, chance)
     of_a, of_b = (side.features for side in drawn.sides)
@@ -232,8 +234,11 @@ def heard(world: World, setting: Setting) -> pl.DataFrame:
     said = asked(lambda table: tables[table].lazy() if table in tables else None)
     above, mutual = pl.col("cosine") > pl.col("null_cosine"), pl.col("mutual")
     known = weights.filter(pl.col("best_feature") >= 0)
-    rules = known.select(*KEYS, **dict(zip(RULES, (above, mutual), strict=True)))
-    said = said.join(rules, on=KEYS, how="left", maintain_order="left")
+    rules = [known.select(*KEYS, **dict(zip(RULES[:2], (above, mutual), strict=True)))]
+    for folding, name in zip(FOLDINGS, RULES[2:], strict=True):
+        rules.append(by_weights(drawn, folding).select(*KEYS, mutual.alias(name)))
+    for columns in rules:
+        said = said.join(columns, on=KEYS, how="left", maintain_order="left")
     return said.join(kinds_of(drawn), on=KEYS, how="inner", maintain_order="left")
 
 
@@ -300,7 +305,7 @@ def main() -> None:
     by_kind(rows)
     by_answers(rows)
     kappas(draws)
-    print("\nhalves of the rule of weights")
+    print("\nother rules of weights")
     by_kind(rows, RULES)
     nothing = heard(World(ResidualPlanting(shared=0, private=LATENTS)), setting)
     print("\nnothing shared")
