@@ -3,6 +3,7 @@
     python -m benchmarks [--full]
     python -m benchmarks case-study [OUT]     the study of two real models (benchmarks/case_study)
     python -m benchmarks off-by-one [OUT]     tiny Mambas, trained, traced (benchmarks/off_by_one)
+    python -m benchmarks SCRIPT [OPTIONS]     any other by its name, as `witnesses`
 
 Long ones run at small sizes; `--full` runs every script as it is by itself, which takes most of an
 hour.  Nothing is written into docs: that is for the scripts' own commands.
@@ -35,6 +36,7 @@ SMALL = {
     "sae_training.py": ["--rounds", "1", "--steps", "4"],
     "scans.py": ["--repeats", "1", "--length", "256"],
     "spaces.py": ["--layers", "3", "4", "--tokens", "8192", "--width", "128"],
+    "witnesses.py": ["--draws", "1"],
     "target_l0.py": ["--layers", "2", "--targets", "16", "--features", "256", "--tokens", "65536"],
 }
 
@@ -49,11 +51,14 @@ def main() -> None:
     )
     parser.add_argument("--full", action="store_true", help="every script with its own sizes")
     parser.add_argument("what", nargs="*", metavar="STUDY [OUT]", help="this alone")
+    named = Path(__file__).with_name(f"{' '.join(sys.argv[1:2]).replace('-', '_')}.py")
+    if named.is_file():  # with options of its own
+        raise SystemExit(subprocess.call([sys.executable, str(named), *sys.argv[2:]]))
     options = parser.parse_args()
     if options.what:
         study, *out = options.what
         if study not in STUDIES or len(out) > 1:
-            parser.error(f"run by their names are {' and '.join(STUDIES)}")
+            parser.error(f"run by their names are {', '.join(STUDIES)} and the scripts here")
         importlib.import_module(f"benchmarks.{study.replace('-', '_')}.__main__").main(*out)
         return
     scripts = [

@@ -100,6 +100,16 @@ def test_every_table_is_there_and_checked(run):
     assert len(study.flow) == len(features) and study.flow["comes"].is_in(["kept", "born"]).any()
     # within: from one of the two kept layers to the other; across: each with its counterpart
     assert len(study.by_weights) == 2 * len(features)
+    said, agreed = study.witnesses, study.witness_agreement
+    keys = ["model", "layer", "feature", "best_model"]
+    main = study.matches.filter(comparison="main").drop_nulls("homolog").select(*keys, "homolog")
+    both = said.drop_nulls("verdict").join(main, on=keys, how="full", coalesce=True)
+    assert both["verdict"].equals(both["homolog"]) and len(both) > 300
+    assert said["weights"].count() == len(features)  # whose dictionaries have no empty directions
+    assert said["crosscoder"].count() == (followed["r"].fill_nan(0) >= 0.7).sum() > 0
+    assert said["words"].null_count() == len(said)  # until `homolog rate` asks for them
+    pair = agreed.filter(model=MODELS[0], witness="correlation", other="weights").row(0, named=True)
+    assert pair["n_lines"] < pair["n"] and pair["kappa"] > 0.1  # two seeds of one architecture
     record = RunFolder(run).record
     assert record["causal"] == causal_words(auc, study.loss_recovered)
     assert len(study.substitutions) > 0
@@ -137,6 +147,7 @@ def test_the_page_the_explorer_and_the_figures(run, tmp_path):
         assert (
             number["words"].split(" features of ")[0] in page
         )  # names of models have tags around them
+    assert "Do the methods say the same?" in page
     for name in ("layers", "depth"):
         assert "explorer/index.html#from=" in (
             run / "report" / "figures" / f"{name}.vl.json"

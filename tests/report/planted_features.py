@@ -21,7 +21,17 @@ from homolog.analyses.records import StudyRecords
 from homolog.record.places import Places
 from homolog.record.run_record import FORMAT, write_record
 from homolog.record.table import Table
-from homolog.record.tables import CONTEXTS, FEATURES, FLOW, MAP, MATCHES, OVERLAY, RATINGS, SCATTER
+from homolog.record.tables import (
+    CONTEXTS,
+    FEATURES,
+    FLOW,
+    MAP,
+    MATCHES,
+    OVERLAY,
+    RATINGS,
+    SCATTER,
+    WITNESSES,
+)
 from homolog.report.explorer import Source, sheets, words, write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
@@ -242,6 +252,18 @@ def flow_of() -> pl.DataFrame:
                     row | {f"{which}_r": r, f"{which}_needs": 0.5, f"{which}_cosine": r / 2}
                 )
     return FLOW.frame(rows)
+
+
+def witnesses_of() -> pl.DataFrame:
+    """What four features of layer 0 of A have said of them and B."""
+    about = {"model": A, "layer": 0, "best_model": B}
+    rows = [
+        {"feature": 0, "verdict": True, "weights": True},
+        {"feature": 1, "verdict": True, "weights": False},
+        {"feature": 3, "verdict": False, "weights": True, "words": True},
+        {"feature": 4, "crosscoder": True},
+    ]
+    return WITNESSES.frame([about | row for row in rows])
 
 
 def no_scatter(model: str, layer: int) -> None:

@@ -29,6 +29,7 @@ from tests.report.planted_features import (
     planted,
     planted_bytes,
     planted_run,
+    witnesses_of,
     words_of,
     words_slowly,
 )
@@ -465,3 +466,27 @@ def test_flows_come_back(index: Path) -> None:
             np.testing.assert_allclose(values_of(sides[way]["r"]), r, atol=1e-4)
             np.testing.assert_allclose(values_of(sides[way]["cosine"]), r / 2, atol=1e-4)
             assert np.array_equal(sides[way]["counts"] == 1, r >= 0.5)
+
+
+def test_witnesses_stand_with_their_features_and_against_each_other(tmp_path: Path) -> None:
+    index = planted(tmp_path, witnesses=witnesses_of())
+    known = data(index, "manifest")
+    assert known["against"] == {"0-1": ["verdict-weights", "weights-verdict", "words-verdict"]}
+    column = data(index, "columns/0-1-witnesses")
+    said = [column["words"][code] for code in column["codes"][:6]]
+    assert said == [
+        "verdict yes, weights yes",
+        "verdict yes, weights no",
+        "",
+        "verdict no, weights yes, words yes",
+        "crosscoder yes",
+        "",
+    ]
+    records = data(index, "features/0-0-0")["features"]
+    matches = [record.get("matches", {}).get("1", {}) for record in records]
+    assert [match.get("witnesses", "") for match in matches[:6]] == said
+    assert not (index.parent / "data" / "columns" / "0-2-witnesses.js").exists()
+
+
+def test_without_witnesses_there_is_nothing_to_ask_of_them(index: Path) -> None:
+    assert data(index, "manifest")["against"] == {}

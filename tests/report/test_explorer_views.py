@@ -8,7 +8,15 @@ import polars as pl
 import pytest
 from playwright.sync_api import Browser
 from tests.report.pages import Tab
-from tests.report.planted_features import A, B, C, contexts_of, matches_of, planted
+from tests.report.planted_features import (
+    A,
+    B,
+    C,
+    contexts_of,
+    matches_of,
+    planted,
+    witnesses_of,
+)
 
 from homolog.record.tables import MATCHES
 
@@ -86,6 +94,36 @@ def test_it_opens_on_what_controls_explain_least_and_says_why_others_are_none(
         tab.go(f"from={A}&to={B}&feature=0/{feature}")
         facts = tab.page.locator(".match dd").all_text_contents()
         assert any(fact.startswith(words) for fact in facts), facts
+    assert tab.said == []
+    tab.page.close()
+
+
+def test_features_on_which_witnesses_disagree_are_listed(chromium: Browser, tmp_path: Path) -> None:
+    index = planted(tmp_path, witnesses=witnesses_of())
+    tab = Tab(chromium, index, f"#from={A}&to={B}&sort=feature&witnesses=verdict-weights")
+    assert tab.rows() == ["0 / 1"]
+    witnesses = tab.page.get_by_role("combobox", name="Witnesses")
+    assert witnesses.locator("option").all_text_contents() == [
+        "any",
+        "all agree",
+        "disagree",
+        "verdict yes, weights no",
+        "weights yes, verdict no",
+        "words yes, verdict no",
+    ]
+    for asked, rows in (
+        ("weights-verdict", ["0 / 3"]),
+        ("disagree", ["0 / 1", "0 / 3"]),
+        ("agree", ["0 / 0"]),  # of two or more: who speaks alone agrees with nobody
+    ):
+        witnesses.select_option(asked)
+        tab.wait(f"document.querySelector('#count').textContent.startsWith('{len(rows)} of')")
+        assert tab.rows() == rows and f"witnesses={asked}" in tab.hash
+    tab.go(f"from={A}&to={B}&feature=0/3")
+    facts = tab.page.locator(".match dd").all_text_contents()
+    assert "verdict no, weights yes, words yes" in facts
+    tab.go(f"from={A}&to={C}&witnesses=disagree")  # of whom nobody says anything
+    assert not witnesses.is_visible() and tab.text("#count") == "136 of 136 features"
     assert tab.said == []
     tab.page.close()
 

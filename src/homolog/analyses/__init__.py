@@ -41,6 +41,7 @@ _LISTED = (
     "transplant",
     "crosscoder",
     "ratings",
+    "witnesses",
     "induction",
     "induction:EXPERIMENTS",
     "induction:POSITIONS",

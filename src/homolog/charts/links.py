@@ -15,14 +15,17 @@ def address(
     *,
     layer: int | None = None,
     to_layer: int | None = None,
+    witnesses: str | None = None,
     feature: tuple[int, int] | None = None,
 ) -> str:
     """The address, from the report, of the features of `model` looked for in `other`.
 
-    Of those in `layer` with their best partners in `to_layer`, where given; or the page of one
-    `feature`, (layer, feature).
+    Of those in `layer` with their best partners in `to_layer`, where given, or those that one
+    witness calls shared and another does not, "verdict-weights"; or the page of one `feature`,
+    (layer, feature).
     """
     said = {"from": model, "to": other, "layer": layer, "to_layer": to_layer}
+    said |= {"witnesses": witnesses}
     if feature is not None:
         said["feature"] = f"{feature[0]}/{feature[1]}"
     words = (

@@ -67,13 +67,23 @@ def measure_pair(material: Material, a: str, b: str) -> Tables:
     }
     rows = latent_rows(trained, scaling)
     sides = ((a, blocks[0], b), (b, blocks[1], a))
-    followed = [_followed(material, *side, latents, rows["owner"]) for side in sides]
+    following = [
+        followed(
+            material.features(own, block, beside=other).matrix,
+            latents,
+            rows["owner"],
+            model=own,
+            layer=block,
+            best_model=other,
+        )
+        for own, block, other in sides
+    ]
     return {
         CROSSCODERS.name: CROSSCODERS.frame([pair | facts]),
         CROSSCODER_LATENTS.name: CROSSCODER_LATENTS.frame(
             rows.with_columns(pl.lit(name).alias(key) for key, name in pair.items())
         ),
-        CROSSCODER_FEATURES.name: pl.concat(followed),
+        CROSSCODER_FEATURES.name: pl.concat(following),
     }
 
 
@@ -136,11 +146,14 @@ def _is_sink(x: torch.Tensor) -> torch.Tensor:
     return any_of(above_limits({0: x}, limits)) if limits else torch.zeros(len(x), dtype=torch.bool)
 
 
-def _followed(
-    material: Material, model: str, layer: int, other: str, latents: Any, owners: pl.Series
+def followed(
+    features: Any, latents: Any, owners: pl.Series, *, model: str, layer: int, best_model: str
 ) -> pl.DataFrame:
-    """The features of a block, each with the latent that correlates with it best."""
-    features = material.features(model, layer, beside=other).matrix
+    """`CROSSCODER_FEATURES` of a block: each feature with the latent that correlates with it best.
+
+    features, latents: CSR (tokens, features), row t of both the same token.  owners: of each
+    latent.
+    """
     best = max_pearson(features, latents).a_to_b
     latent, n = best.index[:, 0], best.index.shape[0]
     owner = [owners[int(i)] if i >= 0 else None for i in latent]
@@ -149,7 +162,7 @@ def _followed(
             "model": [model] * n,
             "layer": [layer] * n,
             "feature": range(n),
-            "best_model": [other] * n,
+            "best_model": [best_model] * n,
             "homolog": [None] * n,
             "latent": latent,
             "r": best.r[:, 0],

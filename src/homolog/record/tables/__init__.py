@@ -67,6 +67,8 @@ from homolog.record.tables.matching import (
     SUMMARY,
     TREE,
     VARIANCE,
+    WITNESS_AGREEMENT,
+    WITNESSES,
 )
 
 TASK_TABLES = (
@@ -110,6 +112,8 @@ TABLES = (
     CROSSCODER_LATENTS,
     CROSSCODER_FEATURES,
     RATINGS,
+    WITNESSES,
+    WITNESS_AGREEMENT,
     CIRCUITS,
     EFFECTS,
     ROLES,

@@ -226,6 +226,37 @@ GRID = table(
     given=(BOOL, "whether the verdict is given"),
     reason=(TEXT, "why not"),
 )
+WITNESSES = table(
+    "witnesses",
+    "feature and other model of which a witness says anything (`analyses/witnesses/`)",
+    model=(TEXT, "the feature's model"),
+    layer=(I32, "its block"),
+    feature=(I32, "the feature"),
+    best_model=(TEXT, "the other model: true says that it has the feature, null nothing"),
+    verdict=(BOOL, "the study: it has a homolog"),
+    correlation=(BOOL, "its best partner's r is above 0.7, whatever controls have"),
+    weights=(BOOL, "by weights: nearest both ways, in directions more alike than by chance"),
+    crosscoder=(BOOL, "of its two blocks: the latent that it follows is in the other model"),
+    regression=(BOOL, "of exclusive features: the other model's predict it, all together"),
+    words=(BOOL, "its explanation tells texts of its best partner, more than another feature's"),
+)
+WITNESS_AGREEMENT = table(
+    "witness_agreement",
+    "ordered pair of models and pair of witnesses",
+    model=(TEXT, "whose features"),
+    best_model=(TEXT, "looked for where"),
+    witness=(TEXT, "a column of witnesses"),
+    other=(TEXT, "another one"),
+    n=(I64, "features of which both say something"),
+    n_lines=(I64, "lines through layers that these are of"),
+    both=(I64, "features that both call shared"),
+    alone=(I64, "that the witness alone calls shared"),
+    other_alone=(I64, "that the other alone does"),
+    agreement=(F64, "share of the features on which they agree"),
+    kappa=(F64, "Cohen's kappa: 0 by chance; NaN where one says the same of all"),
+    kappa_lo=(F64, "lower end of its interval, from lines resampled; NaN where they are few"),
+    kappa_hi=(F64, "upper end of its interval"),
+)
 VARIANCE = table(
     "variance",
     "compared model and factor that the run can tell apart",

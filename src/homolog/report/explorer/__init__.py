@@ -3,6 +3,7 @@
     folder.py     what an explorer is made of, and its folder: what is written in which order
     rows.py       the row of a feature, by which all files know it; ordered pairs of models
     reasons.py    why a match is no homolog
+    witnesses.py  what several methods say of a feature
     columns.py    data/columns/: what the list sorts and filters by
     contexts.py   the contexts of a layer, and what their tokens show
     sheets.py     data/text/: the text of all contexts, each window once

@@ -17,6 +17,7 @@ import polars as pl
 from homolog.report.explorer.packing import quantised, smallest, write_data
 from homolog.report.explorer.reasons import HOMOLOG, verdicts_of
 from homolog.report.explorer.rows import ModelRows
+from homolog.report.explorer.witnesses import COLUMN, against
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,16 @@ COLUMNS = (*OF_PAIR, *OF_FEATURE)
 
 
 class ColumnFiles:
-    """Writes data/columns/ model by model, and remembers which models and pairs have which."""
+    """Writes data/columns/ model by model, and remembers which models and pairs have which.
+
+    against: of each pair, "0-1", which two of its witnesses disagree somewhere.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._having: dict[str, list[str]] = {column.name: [] for column in COLUMNS}
         self.has_homologs = False
+        self.against: dict[str, list[str]] = {}
 
     def add_model(self, place: int, features: pl.DataFrame) -> None:
         """Write those of a model; `features`: in the order of its rows."""
@@ -91,6 +96,10 @@ class ColumnFiles:
             verdicts = verdicts_of(matches)
             write_data(self.folder, f"columns/{pair}-homolog", _in_words(verdicts))
             self.has_homologs |= HOMOLOG in verdicts
+        if COLUMN in matches.columns and matches[COLUMN].is_not_null().any():
+            said = _in_words(matches[COLUMN].fill_null(""))
+            write_data(self.folder, f"columns/{pair}-{COLUMN}", said)
+            self.against[pair] = against(said["words"])
 
     def _write(self, place: str, columns: Sequence[Sortable], table: pl.DataFrame) -> None:
         for column in columns:

@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from homolog.report.explorer.columns import OF_FEATURE
 from homolog.report.explorer.contexts import Contexts
 from homolog.report.explorer.packing import short, shortened, smallest, write_data
+from homolog.report.explorer.witnesses import COLUMN
 
 CHUNK = 128
 NUMBERS = ("n_active", "mean_active", "max", *(column.name for column in OF_FEATURE))
@@ -123,7 +124,7 @@ def _records(
 
 def _matches(table: pl.DataFrame) -> list[dict[str, Any]]:
     """What a match says, and where its partners are: [layer, feature, r] each."""
-    records = _records(table, MATCH, ("fails",))
+    records = _records(table, MATCH, ("fails", COLUMN))
     for name, r in PARTNERS.items():
         columns = (f"{name}_layer", f"{name}_feature", r)
         if set(columns) <= set(table.columns):

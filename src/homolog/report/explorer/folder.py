@@ -43,6 +43,7 @@ from homolog.record.tables import (
     OVERLAY,
     RATINGS,
     SCATTER,
+    WITNESSES,
 )
 from homolog.report.explorer.columns import ColumnFiles
 from homolog.report.explorer.contexts import Spelling, read_contexts
@@ -61,6 +62,7 @@ from homolog.report.explorer.rows import (
     rows_of,
 )
 from homolog.report.explorer.sheets import Sheets
+from homolog.report.explorer.witnesses import with_witnesses
 from homolog.report.explorer.words import WordIndex
 from homolog.report.templating import environment, model_colours, template_text
 
@@ -113,6 +115,9 @@ class Source:
     flow: pl.DataFrame | None = None
     """How features go on through the layers of their model, as flow.parquet."""
 
+    witnesses: pl.DataFrame | None = None
+    """What each witness says of a feature and another model, as witnesses.parquet."""
+
     name: str = ""
     """Of the run."""
 
@@ -152,6 +157,7 @@ def source_of(records: StudyRecords) -> Source:
         partial(_of_layer, run, OVERLAY),
         records.table(MAP) if records.has(MAP) else None,
         records.table(FLOW) if records.has(FLOW) else None,
+        records.table(WITNESSES) if records.has(WITNESSES) else None,
         name=records.name,
         vocabularies={
             model: run.token_texts(text)
@@ -191,6 +197,7 @@ def write_explorer(folder: Path, source: Source) -> Path:
     """
     models = rows_of(source.features, source.n_layers)
     matches = with_reasons(main_matches(source.matches), source.matches, source.controls)
+    matches = with_witnesses(matches, source.witnesses)
     pairs = main_pairs(matches, models)
     shutil.rmtree(folder / "data", ignore_errors=True)
     _write_page(folder, source.name)
@@ -227,6 +234,7 @@ def write_explorer(folder: Path, source: Source) -> Path:
         "flows": [] if source.flow is None else write_flows(folder, source.flow, models),
         "chunk": CHUNK,
         "classified": "homolog" in matches.columns,
+        "against": columns.against,
         "opens_on_homologs": columns.has_homologs,
     }
     write_plain(folder, "manifest", known)

@@ -27,6 +27,7 @@ const explorerFeature = (() => {
     add("q", "False discovery rate", "at which the match is called", chance);
     add("homolog", "Homolog", "passes all tests", yes);
     if (found.fails) rows.push(["Because", explorerReasons.sentence(found)]);
+    if (found.witnesses) rows.push(["Witnesses", found.witnesses, "who says that the other model has it"]);
     add("bar", "A homolog needs", "the bar: least r of a homolog");
     add("beyond", "Beyond controls", saysOf("beyond"));
     add("control_r", "Controls together", "multiple correlation of the feature with all its controls");

@@ -33,6 +33,11 @@ const explorerList = (() => {
         ? verdict !== "" && verdict !== "yes" : verdict.split(", ").includes(state.homolog)));
       where((row) => passes[codes[row]]);
     }
+    if (state.witnesses) {
+      const { codes, words } = await explorer.column(`${state.from}-${state.to}`, "witnesses");
+      const passes = words.map((said) => stands(said, state.witnesses));
+      where((row) => passes[codes[row]]);
+    }
     for (const [name, [lo, hi]] of state.ranges) {
       const { at, within } = await columnFor(state, name);
       const least = Number.isFinite(lo) ? lo - within(lo) : lo, most = Number.isFinite(hi) ? hi + within(hi) : hi;
@@ -46,6 +51,23 @@ const explorerList = (() => {
       where(place ? (row) => row === asked : (row) => found?.[row]);
     }
     return state.sort === "feature" ? inOrder(keep, state) : sorted(keep, await sortCodes(state), state.descending);
+  }
+
+  // What can be asked of the witnesses of a pair, and in which words; "" for all.
+  function witnesses({ from, to }) {
+    const against = explorer.manifest().against[`${from}-${to}`];
+    if (!against) return [["", "any"]];
+    return [["", "any"], ["agree", "all agree"], ...(against.length ? [["disagree", "disagree"]] : []),
+      ...against.map((pair) => [pair, pair.replace("-", " yes, ") + " no"])];
+  }
+
+  // Whether "verdict yes, weights no" is what is asked: "verdict-weights", "disagree" or "agree", of two or more.
+  function stands(said, asked) {
+    const answers = Object.fromEntries(said.split(", ").map((answer) => answer.split(" ")));
+    const all = said ? Object.values(answers) : [], split = new Set(all).size > 1;
+    if (asked === "disagree" || asked === "agree") return all.length > 1 && split === (asked === "disagree");
+    const [one, other] = asked.split("-");
+    return answers[one] === "yes" && answers[other] === "no";
   }
 
   function inOrder(keep, state) {
@@ -194,6 +216,9 @@ const explorerList = (() => {
     if (fields.homolog.length < 4) fields.homolog.append(
       ...Object.entries(explorerReasons.words).map(([name, words]) => option(name, `no: ${words}`, false)));
     fields.homolog.value = state.homolog;
+    form.querySelector("[data-witnesses]").hidden = witnesses(state).length === 1;
+    fields.witnesses.replaceChildren(
+      ...witnesses(state).map(([value, words]) => option(value, words, value === state.witnesses)));
     fields.measures.checked = state.measures;
     form.querySelector("[data-mapped]").hidden = !explorer.manifest().mapped;
     fields.view.value = state.view;
@@ -203,7 +228,7 @@ const explorerList = (() => {
       option(`-${name}`, `${title}, highest first`, state.sort === name && state.descending),
       option(name, `${title}, lowest first`, state.sort === name && !state.descending)]));
     ranges(state);
-    if (state.ranges.size || state.toLayer !== null || !state.fires) document.getElementById("more").open = true;
+    if (state.ranges.size || state.toLayer !== null || !state.fires || state.witnesses) document.getElementById("more").open = true;
   }
 
   // Fields are made anew only for other columns: one that was just left must not take the focus of the next along.
@@ -243,12 +268,12 @@ const explorerList = (() => {
     return {
       ...state, from, to, ranges, page: 1, text: fields.text.value.trim(), fires: fields.fires.value === "1",
       layer: from === state.from ? layer(fields.layer) : null, toLayer: to === state.to ? layer(fields.to_layer) : null,
-      homolog: fields.homolog.value, measures: fields.measures.checked, view: fields.view.value,
+      homolog: fields.homolog.value, witnesses: fields.witnesses.value, measures: fields.measures.checked, view: fields.view.value,
       sort: sort.replace(/^-/, ""), descending: sort.startsWith("-"),
     };
   }
 
   const views = () => Object.keys(PAGE).filter((view) => view !== "map" || explorer.manifest().mapped);
   const verdicts = ["yes", "no", ...Object.keys(explorerReasons.words)];
-  return { rows, draw, fill, read, existing, form, verdicts, views };
+  return { rows, draw, fill, read, existing, form, verdicts, witnesses, views };
 })();

@@ -27,6 +27,7 @@
       text: given.get("text") ?? "", fires: given.get("anywhere") !== "1", measures: given.get("measures") === "1",
       view: explorerList.views().includes(given.get("view")) ? given.get("view") : "rows",
       homolog: manifest.classified && explorerList.verdicts.includes(given.get("homolog")) ? given.get("homolog") : "",
+      witnesses: given.get("witnesses") ?? "",
       sort: sort.replace(/^-/, ""), descending: sort.startsWith("-"), ranges: new Map(),
       feature: place && { layer: Number(place[1]), feature: Number(place[2]) },
     };
@@ -36,6 +37,7 @@
     }
     if (!(read.layer < manifest.models[read.from].sizes.length)) read.layer = null;
     if (!(read.toLayer < manifest.models[read.to].sizes.length)) read.toLayer = null;
+    if (!explorerList.witnesses(read).some(([value]) => value === read.witnesses)) read.witnesses = "";
     const columns = explorerList.existing(read);
     const words = manifest.models[read.from].tokens ? ["token"] : [];
     const sorts = ["feature", ...words, ...columns.map(({ name }) => name)];
@@ -54,7 +56,7 @@
     else {
       const end = (value) => (Number.isFinite(value) ? String(value) : "");
       const sort = `${rest.descending ? "-" : ""}${rest.sort}`;
-      said.push(["layer", rest.layer], ["to_layer", rest.toLayer], ["homolog", rest.homolog], ["text", rest.text],
+      said.push(["layer", rest.layer], ["to_layer", rest.toLayer], ["homolog", rest.homolog], ["witnesses", rest.witnesses], ["text", rest.text],
         ["anywhere", !rest.fires && rest.text ? "1" : ""], ["measures", rest.measures ? "1" : ""],
         ["view", rest.view === "rows" ? "" : rest.view],
         ["sort", sort === "-r" ? "" : sort], ["page", rest.page > 1 ? rest.page : ""],
