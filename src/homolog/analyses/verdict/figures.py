@@ -96,9 +96,9 @@ def criteria_figure(records: PairRecords) -> figure.Figure | None:
         "criteria",
         "What do the matches pass?",
         "Of the features that fire at all, how many pass each test, and what the skylines, other "
-        "seeds of the same dictionary or model, reach in the first two. A homolog is mutual when each of the two is the best partner of the "
-        "other, one to one when no feature is given to two, and stable when the partner comes back "
-        "in second dictionaries of its model.",
+        "seeds of the same dictionary or model, reach in the first two. A homolog is mutual when "
+        "each of the two is the best partner of the other, one to one when no feature is given to "
+        "two, and stable when the partner comes back in second dictionaries of its model.",
         f"Bars of the share of features that pass each test. {said}.",
         figure.finish(figure.panels([bars, values], rows, height=height), rows, axes=150),
     )
@@ -160,8 +160,8 @@ def summary_figure(records: PairRecords) -> figure.Figure | None:
         "summary",
         "Every comparison at a glance",
         "Each dot is the mean and each diamond the median over all defined features, with its 95% "
-        "interval; the other model should lie well right of the baselines below it, which share the "
-        "text alone, and not right of the skylines above it, other seeds of the same.",
+        "interval; the other model should lie well right of the baselines below it, which share "
+        "the text alone, and not right of the skylines above it, other seeds of the same.",
         f"Dot plot of mean best correlations. {said}.",
         figure.finish(figure.panels([bars, points], rows, height=44 * len(order)), rows, axes=132),
     )
