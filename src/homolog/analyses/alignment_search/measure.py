@@ -225,7 +225,9 @@ class _Sums:
 
     def shares(self, number: int, k: int, weights: np.ndarray) -> dict[str, Any]:
         """The numbers of a row.  weights: (replicate, document), of the documents resampled."""
-        keys = {name: (number, k, name) for name in ("swapped", "ablated", "alone")}
+        keys: dict[str, tuple] = {
+            name: (number, k, name) for name in ("swapped", "ablated", "alone")
+        }
         keys["whole"] = WHOLE
         kl, grown = ({n: of[key] for n, key in keys.items()} for of in (self.kl, self.grown))
         row: dict[str, Any] = {
