@@ -68,6 +68,10 @@ epochs = 1
 batch = 128
 d_sae = 32
 k = 4
+[alignment_search]
+tokens = 512
+test_tokens = 256
+steps = 1
 [circuits]
 n_prompts = 4
 length = 16

@@ -56,6 +56,7 @@ RECIPE = {
     "matching": {"resamples": 4, "null_exchanges": 1, "space_tokens": 1024},
     "interpretation": {"top": 8, "context_tokens": 20_000, "causal_pairs": 12, "listed": 6},
     "crosscoder": {"tokens": 16_384, "epochs": 2, "d_sae": 64, "k": 8, "batch": 256},
+    "alignment_search": {"tokens": 4096, "test_tokens": 1024, "steps": 2},
 }
 
 
@@ -85,6 +86,12 @@ def test_every_table_is_there_and_checked(run):
         "exclusive_r2"
     ].drop_nulls().len() > 0
     assert len(study.transplant) == 2 * 2 * 2  # directions, layers, maps
+    swaps = study.alignment_search
+    assert set(swaps.select("model", "best_model").rows()) == {MODELS, MODELS[::-1]}
+    assert swaps["k"].unique().to_list() == [1, 2, 4, 8, 16, 32, 64, 128]
+    ends = {(row["source"], row["map"]): row for row in swaps.filter(k=128).to_dicts()}
+    assert ends["own", "trained"]["kept"] > 0.95 and abs(ends["shuffled", "trained"]["kept"]) < 0.05
+    assert ends["main", "procrustes"]["kept"] > 0.2
     latents, followed = study.crosscoder_latents, study.crosscoder_features
     assert study.crosscoders.select("model", "layer", "best_model").rows() == [
         (MODELS[0], 2, MODELS[1])

@@ -39,6 +39,7 @@ _LISTED = (
     "causal",
     "exclusive",
     "transplant",
+    "alignment_search",
     "crosscoder",
     "ratings",
     "witnesses",

@@ -82,6 +82,7 @@ def _values(recipe: Recipe, grid: Grid, own: GridDictionaries, d_sae: int | None
         "matching": values["matching"] | {"space_tokens": 0},  # the models are the same in all
         "interpretation": None,
         "crosscoder": None,
+        "alignment_search": None,
         "circuits": None,
         "grid": None,
     }

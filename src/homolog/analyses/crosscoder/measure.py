@@ -17,7 +17,7 @@ from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
 from homolog.analyses.residuals import residual_readers
 from homolog.analyses.stream import shape_of
-from homolog.analyses.transplant.measure import counterparts
+from homolog.analyses.transplant.measure import similar_blocks
 from homolog.dictionaries import (
     Crosscoder,
     CrosscoderSettings,
@@ -29,7 +29,6 @@ from homolog.dictionaries import (
     train_crosscoder,
 )
 from homolog.dictionaries.variance import norms_of, sink_share
-from homolog.errors import InputError
 from homolog.features.sinks import LayerNorms, above_limits, any_of, limits_of
 from homolog.matching import max_pearson
 from homolog.record.comparisons import MAIN
@@ -37,7 +36,6 @@ from homolog.record.tables import (
     CROSSCODER_FEATURES,
     CROSSCODER_LATENTS,
     CROSSCODERS,
-    LAYERS,
     MATCHES,
 )
 
@@ -46,7 +44,7 @@ _KEY = ["model", "layer", "feature", "best_model"]
 
 def measure_pair(material: Material, a: str, b: str) -> Tables:
     """Task: the crosscoder of two models, its latents, and the features that follow them."""
-    blocks = blocks_of(material, a, b)
+    blocks = similar_blocks(material, a, b, material.recipe.crosscoder.block, "crosscoder")
     trained, n_trained = _trained(material, (a, b), blocks)
     trained.save(material.run.crosscoder_folder(a, b))
     read_a, read_b, _ = residual_readers(material, a, b, use="match")
@@ -94,18 +92,6 @@ def with_verdicts(material: Material, frames: Tables) -> Tables:
     features = frames[CROSSCODER_FEATURES.name].drop("homolog")
     judged = features.join(verdicts, on=_KEY, how="left", maintain_order="left")
     return {**frames, CROSSCODER_FEATURES.name: CROSSCODER_FEATURES.frame(judged)}
-
-
-def blocks_of(material: Material, a: str, b: str) -> tuple[int, int]:
-    """The block of `a` that the recipe names, by default its middle one, and that of `b` most like
-    it: of the highest CKA, or mean r where spaces were not compared.
-    """
-    asked, layers = material.recipe.crosscoder.block, material.layers(a)
-    block = layers[len(layers) // 2] if asked is None else asked
-    if block not in layers:
-        requirement = f"{a} has dictionaries after {', '.join(map(str, layers))}"
-        raise InputError("crosscoder.block", block, requirement, "Name one of these.")
-    return block, dict(counterparts(material.table(LAYERS), a, b))[block]
 
 
 def latent_rows(crosscoder: Crosscoder, scaling: LatentScaling) -> pl.DataFrame:

@@ -84,6 +84,22 @@ def counterparts(layers: pl.DataFrame, model: str, source: str) -> list[tuple[in
     return list(best.select("layer", "best_layer").iter_rows())
 
 
+def similar_blocks(
+    material: Material, a: str, b: str, asked: int | None, table: str
+) -> tuple[int, int]:
+    """A block of `a`, by default its middle one, and that of `b` most like it: of the highest CKA,
+    or mean r where spaces were not compared.
+
+    asked: the block that the recipe's table of that name asks for.
+    """
+    layers = material.layers(a)
+    block = layers[len(layers) // 2] if asked is None else asked
+    if block not in layers:
+        requirement = f"{a} has dictionaries after {', '.join(map(str, layers))}"
+        raise InputError(f"{table}.block", block, requirement, "Name one of these.")
+    return block, dict(counterparts(material.table(LAYERS), a, b))[block]
+
+
 @dataclass(frozen=True, eq=False)
 class LinearMap:
     """y' = x weight + bias; both float64, (d_source, d_target) and (d_target,)."""

@@ -8,7 +8,7 @@ them.  A table that the command line or another study shares is a class that bot
     text          [corpus]
     dictionaries  [sae], [grid]
     judging       [gates], [controls], [matching]
-    meaning       [circuits], [interpretation], [crosscoder]
+    meaning       [circuits], [interpretation], [crosscoder], [alignment_search]
     machine       [run]
     commands      what `homolog circuits`, `sae train` and `sae eval` decide
 """
@@ -17,12 +17,13 @@ from homolog.record.recipe.commands import CircuitRecipe, EvaluationRecipe, SaeR
 from homolog.record.recipe.dictionaries import Dictionaries, Grid, GridDictionaries, Sae, Training
 from homolog.record.recipe.judging import Controls, Gates, Matching
 from homolog.record.recipe.machine import Machine, RunSettings
-from homolog.record.recipe.meaning import Circuits, Crosscoders, Interpretation
+from homolog.record.recipe.meaning import AlignmentSearch, Circuits, Crosscoders, Interpretation
 from homolog.record.recipe.models import Model, WindowBeginning
 from homolog.record.recipe.study import Recipe
 from homolog.record.recipe.text import Corpus, SinkMask, TextSource
 
 __all__ = [
+    "AlignmentSearch",
     "CircuitRecipe",
     "Circuits",
     "Controls",

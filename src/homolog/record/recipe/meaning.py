@@ -1,4 +1,6 @@
-"""[circuits], [interpretation], [crosscoder]: how tasks are done, what features mean and do."""
+"""How tasks are done, what features mean and do, what models share: [circuits], [interpretation],
+[crosscoder], [alignment_search].
+"""
 
 from __future__ import annotations
 
@@ -144,6 +146,32 @@ class Crosscoders(Training, defaults={"batch": 1024, "lr": 1e-3}):
 
     dedicated: float = Field(default=0.05, ge=0, lt=0.5)
     """Share of the latents that each model has for itself."""
+
+    block: int | None = Field(default=None, ge=0)
+    """Block of the first of two models, by name; the middle one by default.  That of the second is
+    the most similar.
+    """
+
+
+class AlignmentSearch(Settings):
+    """Directions of one model's residual stream that stand in for those of another, after one block
+    of every two models that are compared: how many keep the other's predictions?
+    """
+
+    tokens: int = Field(default=16_384, ge=2)
+    """Training tokens that the maps are fitted on, the first ones."""
+
+    test_tokens: int = Field(default=2048, ge=2)
+    """Held-out tokens that they are measured on, the first of `corpus.quality_tokens`."""
+
+    steps: int = Field(default=24, ge=0)
+    """Gradient steps of each map; 0: as it starts."""
+
+    batch: int = Field(default=8, ge=1)
+    """Windows of a step."""
+
+    lr: float = Field(default=0.003, gt=0)
+    """Learning rate of Adam, for each pair of directions that are turned; it falls to zero."""
 
     block: int | None = Field(default=None, ge=0)
     """Block of the first of two models, by name; the middle one by default.  That of the second is

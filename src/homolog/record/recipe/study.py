@@ -11,7 +11,7 @@ from homolog.record.layers import ALL
 from homolog.record.recipe.dictionaries import Grid, Sae
 from homolog.record.recipe.judging import Controls, Gates, Matching
 from homolog.record.recipe.machine import RunSettings
-from homolog.record.recipe.meaning import Circuits, Crosscoders, Interpretation
+from homolog.record.recipe.meaning import AlignmentSearch, Circuits, Crosscoders, Interpretation
 from homolog.record.recipe.models import RANDOM, Model
 from homolog.record.recipe.text import Corpus
 from homolog.record.run_record import recipe_hash
@@ -38,6 +38,7 @@ class Recipe(Settings):
     matching: Matching = Field(default_factory=Matching)
     interpretation: Interpretation | None = None
     crosscoder: Crosscoders | None = None
+    alignment_search: AlignmentSearch | None = None
     circuits: Circuits | None = None
     grid: Grid | None = None
     run: RunSettings = Field(default_factory=RunSettings)
@@ -61,9 +62,9 @@ class Recipe(Settings):
 
     @model_serializer(mode="wrap")
     def _as_given(self, handler: Any) -> dict[str, Any]:
-        """Without [crosscoder] where there is none: runs from before recipes had it go on."""
-        idle = "crosscoder" if self.crosscoder is None else None
-        return {name: value for name, value in handler(self).items() if name != idle}
+        """Without tables that are not there: runs from before recipes had them go on."""
+        idle = [name for name in ("crosscoder", "alignment_search") if getattr(self, name) is None]
+        return {name: value for name, value in handler(self).items() if name not in idle}
 
     @property
     def named(self) -> tuple[Model, ...]:
@@ -133,6 +134,8 @@ class Recipe(Settings):
             changes["interpretation"] = {"context_tokens": tokens, "causal_pairs": 8, "listed": 8}
         if self.crosscoder is not None:
             changes["crosscoder"] = {"tokens": 256, "epochs": 1, "batch": 128}
+        if self.alignment_search is not None:
+            changes["alignment_search"] = {"tokens": 256, "test_tokens": 256, "steps": 1}
         if self.circuits is not None:
             changes["circuits"] = {"n_prompts": 8, "batch": 8, "discovery_prompts": 2}
         rehearsed = self.changed(**changes)

@@ -6,7 +6,7 @@ where nothing else is said.  docs/tables.md is made of these modules:
 
     matching   matches, layers, verdicts; of grids and trees of models too
     features   dictionaries, features, examples, what they mean
-    causal     effects of features, transplants
+    causal     effects of features, transplants, alignment search
     crosscoder one dictionary over two models
     circuits   circuits of induction and of other tasks
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from homolog.record.table import Table
 from homolog.record.tables.causal import (
+    ALIGNMENT_SEARCH,
     CAUSAL,
     CAUSAL_AUC,
     LOSS_RECOVERED,
@@ -108,6 +109,7 @@ TABLES = (
     LOSS_RECOVERED,
     LISTS,
     TRANSPLANT,
+    ALIGNMENT_SEARCH,
     CROSSCODERS,
     CROSSCODER_LATENTS,
     CROSSCODER_FEATURES,

@@ -121,3 +121,33 @@ TRANSPLANT = table(
     feature_r_median=(F64, "their median"),
     feature_r_q75=(F64, "their 75 % quantile"),
 )
+SHUFFLED, OWN = "shuffled", "own"
+"""Sources of an alignment search that no comparison has: rows in random order; the model itself."""
+ALIGNMENT_SEARCH = table(
+    "alignment_search",
+    "map between residual streams of two models and number of its directions",
+    model=(TEXT, "whose stream is changed"),
+    layer=(I32, "after which block"),
+    best_model=(TEXT, "the other model"),
+    source=(
+        TEXT,
+        "whose residuals stand in: main, the other model; model-seed, the model of another seed; "
+        "random-model, the other untrained; shuffled, the other's in random order; own",
+    ),
+    source_model=(TEXT, "the model that these are read in"),
+    source_layer=(I32, "after which block"),
+    map=(TEXT, "procrustes: from scatter matrices alone, or trained"),
+    k=(I32, "directions of the map that are used, the first ones"),
+    n_train=(I64, "tokens that it was fitted on"),
+    n_test=(I64, "tokens whose predictions are compared"),
+    **interval("kept", "of what these directions carry, what the source supplies, by KL"),
+    carried=(F64, "of the whole stream's part in the predictions, that of these directions, by KL"),
+    **interval("alone", "of the whole stream's part, what the source's directions supply alone"),
+    loss_kept=(F64, "kept by what the loss grows by; NaN where it does not"),
+    loss_alone=(F64, "alone likewise"),
+    loss_own=(F64, "loss of the model as it is, in nats"),
+    kl_swapped=(F64, "KL divergence with these directions from the source, in nats"),
+    kl_ablated=(F64, "with these directions at their mean"),
+    kl_alone=(F64, "with these directions from the source, all else at its mean"),
+    kl_whole=(F64, "with the whole stream at its mean"),
+)
