@@ -57,6 +57,7 @@ def test_every_built_in_recipe_loads() -> None:
         "paper-2.8b",
         *over,
         "small-pair",
+        "witnesses",
     ]
     for name in built_in_recipes():
         assert load_recipe(name).name == name
