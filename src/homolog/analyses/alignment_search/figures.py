@@ -25,7 +25,7 @@ from homolog.record.comparisons import MAIN, MODEL_SEED, RANDOM_MODEL
 from homolog.record.tables import ALIGNMENT_SEARCH
 from homolog.record.tables.causal import OWN, SHUFFLED
 
-START = "the other, before training"
+START = "the other, Procrustes alone"
 NAMES = {
     MAIN.name: "the other model",
     MODEL_SEED.name: "another seed",
@@ -108,17 +108,20 @@ def curve_figure(records: PairRecords, curve: Curve) -> Figure | None:
         curve.title,
         f"{curve.read} Bars are 95% intervals over documents.",
         f"Lines of the {curve.axis} by the number of directions, one for each source. {said}.",
-        finish(panels(_layers(curve), rows, height=230), rows, axes=64),
+        finish(
+            panels(_layers(curve, {row["series"] for row in rows}), rows, height=230), rows, axes=64
+        ),
     )
 
 
-def _layers(curve: Curve) -> list[alt.Chart]:
+def _layers(curve: Curve, drawn: set[str]) -> list[alt.Chart]:
     hues = {
         NAMES[name]: theme.comparison_colour(name)
         for name in (MAIN.name, MODEL_SEED.name, RANDOM_MODEL.name)
     }
     hues |= {NAMES[OWN]: theme.INK[0], NAMES[SHUFFLED]: theme.MUTED[0]}
     hues |= {START: theme.comparison_colour(MAIN.name)}
+    hues = {name: hue for name, hue in hues.items() if name in drawn}
     scale = alt.Scale(domain=list(hues), range=list(hues.values()))
     dashes = alt.Scale(domain=list(hues), range=[[5, 4] if n == START else [1, 0] for n in hues])
     legend = stroke_legend(None, 3, labelLimit=260)
