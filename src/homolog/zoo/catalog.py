@@ -87,6 +87,7 @@ _ENTRIES = (
     Entry("mamba-2-s0", "mamba2", 0, text="zoo:domains"),
     Entry("rwkv-4-s0", "rwkv", 0, text="zoo:domains"),
     Entry("gated-deltanet-s0", "qwen3_5_text", 0, text="zoo:domains"),
+    Entry("falcon-h1-s0", "falcon_h1", 0, text="zoo:domains"),
     Entry("griffin-s0", "recurrent_gemma", 0, text="zoo:domains"),
     Entry("lfm2-s0", "lfm2", 0, text="zoo:domains"),
 )
