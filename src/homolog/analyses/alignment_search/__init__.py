@@ -58,12 +58,9 @@ def values(records: PairRecords) -> Mapping[str, Any] | None:
     rows = records.table(ALIGNMENT_SEARCH).to_dicts()
     if not rows:
         return None
-    ends = [row for row in rows if row["k"] == max(r["k"] for r in rows if _same(r, row))]
-    return {"swaps": ShownTable.of(CAPTION, CELLS, ends, numeric=range(3, 8)), "row": rows[0]}
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one[key] == other[key] for key in ("model", "source", "source_model", "map"))
+    ends = {(row["model"], row["source"], row["map"]): row for row in rows}  # of most directions
+    swaps = ShownTable.of(CAPTION, CELLS, ends.values(), numeric=range(3, 8))
+    return {"swaps": swaps, "row": rows[0]}
 
 
 ANALYSIS = Analysis(

@@ -102,10 +102,11 @@ def measure_pair(material: Material, model: str, other: str) -> Tables:
     test = _first(material, model, "quality", asked.test_tokens)
     target = Target(material.model(model), blocks[model])
     with library_threads(1, "torch", "blas"):  # small differences grow over the steps
+        h = capture(target.model, train, [target.model.own_site(target.layer)])[0]
         tested = [
             each
             for source in sources(material, model, other, blocks)
-            for each in fitted(material, source, target, train, test)
+            for each in fitted(material, source, target, h, train, test)
         ]
         rows = list(measured(target, test, tested, seed=material.seed))
     facts = {
@@ -137,13 +138,20 @@ def sources(material: Material, model: str, other: str, blocks: dict[str, int]) 
 
 
 def fitted(
-    material: Material, source: Source, target: Target, train: TokenWindows, test: TokenWindows
+    material: Material,
+    source: Source,
+    target: Target,
+    h: Float[torch.Tensor, "token d_target"],
+    train: TokenWindows,
+    test: TokenWindows,
 ) -> Iterator[FittedMap]:
-    """The trained map of a source; of the other model also the one that it starts from."""
+    """The trained map of a source; of the other model also the one that it starts from.
+
+    h: the target's stream at the tokens of `train` that are not special.
+    """
     asked: AlignmentSearch = material.recipe.alignment_search
     loaded, seed = material.model(source.model), material.seed
     x, tested = (source.stream(loaded, windows, seed) for windows in (train, test))
-    h = capture(target.model, train, [target.model.own_site(target.layer)])[0]
     start = procrustes(x[torch.from_numpy(train.mask)], h)
     if source.name == MAIN.name:
         yield FittedMap(source, PROCRUSTES, start, tested)
