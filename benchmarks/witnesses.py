@@ -41,7 +41,7 @@ from homolog.analyses.exclusive.regression import exclusive_r2
 from homolog.analyses.flow import FITTED_TOKENS
 from homolog.analyses.flow.weights import Matched, null_cosines, weight_rows
 from homolog.analyses.witnesses.agreement import agreement
-from homolog.analyses.witnesses.rules import KEYS, NAMES, asked
+from homolog.analyses.witnesses.rules import NAMES, asked
 from homolog.dictionaries import (
     CrosscoderSettings,
     Place,
@@ -71,6 +71,7 @@ from homolog.record.tables import (
     MATCHES,
     SAES,
 )
+from homolog.record.tables.describing import MATCH_KEY
 
 CROSSCODER = CrosscoderSettings(d_sae=384, k=8)
 TRAINING = TrainingConfig(n_tokens=1_048_576, batch=256, dead_after=50_000)
@@ -194,7 +195,7 @@ def of_crosscoder(drawn: Planted) -> pl.DataFrame:
 
 
 def kinds_of(drawn: Planted) -> pl.DataFrame:
-    """The truth: `KEYS` and the kind of each feature that fires, one of `KINDS`."""
+    """The truth: `MATCH_KEY` and the kind of each feature that fires, one of `KINDS`."""
     world, text = drawn.of.world, drawn.of.held_out
     owner, unit = world.latents["owner"].to_numpy(), world.units
     follows = [
@@ -234,12 +235,12 @@ def heard(world: World, setting: Setting) -> pl.DataFrame:
     said = asked(lambda table: tables[table].lazy() if table in tables else None)
     above, mutual = pl.col("cosine") > pl.col("null_cosine"), pl.col("mutual")
     known = weights.filter(pl.col("best_feature") >= 0)
-    rules = [known.select(*KEYS, **dict(zip(RULES[:2], (above, mutual), strict=True)))]
+    rules = [known.select(*MATCH_KEY, **dict(zip(RULES[:2], (above, mutual), strict=True)))]
     for folding, name in zip(FOLDINGS, RULES[2:], strict=True):
-        rules.append(by_weights(drawn, folding).select(*KEYS, mutual.alias(name)))
+        rules.append(by_weights(drawn, folding).select(*MATCH_KEY, mutual.alias(name)))
     for columns in rules:
-        said = said.join(columns, on=KEYS, how="left", maintain_order="left")
-    return said.join(kinds_of(drawn), on=KEYS, how="inner", maintain_order="left")
+        said = said.join(columns, on=MATCH_KEY, how="left", maintain_order="left")
+    return said.join(kinds_of(drawn), on=MATCH_KEY, how="inner", maintain_order="left")
 
 
 def by_kind(rows: pl.DataFrame, columns: Sequence[str] = NAMES) -> None:
@@ -278,7 +279,7 @@ def by_answers(rows: pl.DataFrame) -> None:
 
 def kappas(draws: Sequence[pl.DataFrame]) -> None:
     """Prints kappa of every two witnesses over draws and directions."""
-    parts = [agreement(rows.select(*KEYS, *NAMES), seed=0) for rows in draws]
+    parts = [agreement(rows.select(*MATCH_KEY, *NAMES), seed=0) for rows in draws]
     means = pl.concat(parts).group_by("witness", "other", maintain_order=True)
     print("\nkappa of two witnesses: mean, least and most of draws and directions")
     kappa = pl.col("kappa").fill_nan(None)

@@ -9,12 +9,11 @@ from typing import Any
 
 import altair as alt
 import polars as pl
-from benchmarks.off_by_one.train import PREFIXES
 
 from homolog.analyses.induction.words import offset_words
 from homolog.charts import theme
 from homolog.circuits.off_by_one import OFFSETS
-from homolog.record.circuits import COPIED, MATCHED
+from homolog.record.circuits import COPIED, MATCHED, SHIFT_PREFIX
 from homolog.report.export import svg_of
 
 
@@ -38,12 +37,12 @@ def chart(table: pl.DataFrame) -> Any:
     """A row a model, a cell an offset; a ring where the convolution alone says it would be."""
     ordered = table.sort("kernel", "blocks", "state", "seed")
     names = [label(row) for row in ordered.iter_rows(named=True)]
-    grids = [_grid(ordered, names, token, first=token == COPIED) for token in PREFIXES]
+    grids = [_grid(ordered, names, token, first=token == COPIED) for token in SHIFT_PREFIX]
     return alt.hconcat(*grids, _verdicts(ordered, names), spacing=14).resolve_scale(y="shared")
 
 
 def _grid(ordered: pl.DataFrame, names: list[str], token: str, *, first: bool) -> Any:
-    prefix, cells = PREFIXES[token], []
+    prefix, cells = SHIFT_PREFIX[token], []
     for row in ordered.iter_rows(named=True):
         if row.get("verdict") is None:
             continue

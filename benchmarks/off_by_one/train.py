@@ -21,14 +21,12 @@ from homolog.circuits.prompts import Prompts, Unable, ability
 from homolog.models.architectures import ADAPTERS
 from homolog.models.base import LanguageModel
 from homolog.models.random_weights import fresh
-from homolog.record.circuits import COPIED, MATCHED
+from homolog.record.circuits import SHIFT_PREFIX
 
 VOCABULARY, LENGTH, QUERIES = 128, 48, 8
 WIDTH, BATCH, STEPS, CHECK = 64, 32, 3000, 100
 LR, WARMUP = 3e-3, 50
 LEARNT = 0.95  # accuracy at which training ends
-PREFIXES = {COPIED: "", MATCHED: "matched_"}
-"""Of columns, by the token that is asked about."""
 PROMPTS = Prompts(n_prompts=256, length=LENGTH, seed=1)
 
 
@@ -126,7 +124,7 @@ def measured(tiny: Tiny, steps: int = STEPS) -> dict[str, Any]:
     except Unable:
         return row
     row["key"] = key
-    for token, prefix in PREFIXES.items():
+    for token, prefix in SHIFT_PREFIX.items():
         found = off_by_one(model, PROMPTS, key, token)
         effect = torch.stack([profile.effect.value.double() for profile in found.profiles])
         total = effect.sum(0).clamp_min(0)

@@ -36,7 +36,7 @@ from homolog.circuits.tracer import Tracer
 from homolog.corpus.tasks import PromptPairs, ordinary_ids
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.models.base import LanguageModel
-from homolog.record.circuits import COPIED, MATCHED, REPLACED, UNSHIFTED
+from homolog.record.circuits import COPIED, REPLACED, SHIFT_PREFIX, UNSHIFTED
 
 OFFSETS = (-1, 0, 1, 2, 3, 4)
 SURE = 0.975
@@ -99,15 +99,14 @@ class OffByOne:
     profiles: tuple[Profile, ...]
 
     def columns(self) -> dict[str, Any]:
-        """The verdict as columns of a row; those of what is matched begin with "matched_"."""
+        """The verdict as columns of a row, named as `SHIFT_PREFIX` has it."""
         own = {
             "verdict": self.verdict,
             "offset": self.offset,
             "certainty": self.certainty,
             "predicted_offset": self.predicted,
         } | self.centre.columns("centre")
-        prefix = "matched_" if self.token == MATCHED else ""
-        return {f"{prefix}{name}": value for name, value in own.items()}
+        return {f"{SHIFT_PREFIX[self.token]}{name}": value for name, value in own.items()}
 
 
 def off_by_one(

@@ -17,6 +17,8 @@ REPLACED = {COPIED: REPLACE_B, MATCHED: REPLACE_A}
 """What the corrupt prompt changes, by the token that is asked about."""
 UNSHIFTED = {COPIED: 0, MATCHED: 1}
 """Offset of B's position from each of them."""
+SHIFT_PREFIX = {COPIED: "", MATCHED: "matched_"}
+"""What names of columns on each of them begin with."""
 UNREPEATED, UNREPEATED_REPLACE_AB, UNRELATED = "unrepeated", "unrepeated_replace_AB", "unrelated"
 """The same, of experiments that change more; `corpus.tasks.random_tokens` says what each does."""
 

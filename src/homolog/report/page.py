@@ -43,7 +43,7 @@ from homolog.report.explorer import explore
 from homolog.report.run_sections import made_by, run_values, stage_figure
 from homolog.report.templating import environment, template_text
 
-PRELUDE = '{% from "macros.html.j2" import table, figure, verdict_box with context %}'
+PRELUDE = '{% from "macros.html.j2" import table, figure, verdict_box, doubts_box with context %}'
 INDEX = "index.html"
 
 

@@ -38,8 +38,7 @@ from homolog.record.tables import (
     CROSSCODERS,
     MATCHES,
 )
-
-_KEY = ["model", "layer", "feature", "best_model"]
+from homolog.record.tables.describing import MATCH_KEY
 
 
 def measure_pair(material: Material, a: str, b: str) -> Tables:
@@ -87,10 +86,10 @@ def measure_pair(material: Material, a: str, b: str) -> Tables:
 
 def with_verdicts(material: Material, frames: Tables) -> Tables:
     """The features with the study's verdict on each."""
-    verdicts = MATCHES.read(material.run.table(MATCHES), ["comparison", *_KEY, "homolog"])
-    verdicts = verdicts.filter(comparison=MAIN.name).select(*_KEY, "homolog")
+    verdicts = MATCHES.read(material.run.table(MATCHES), ["comparison", *MATCH_KEY, "homolog"])
+    verdicts = verdicts.filter(comparison=MAIN.name).select(*MATCH_KEY, "homolog")
     features = frames[CROSSCODER_FEATURES.name].drop("homolog")
-    judged = features.join(verdicts, on=_KEY, how="left", maintain_order="left")
+    judged = features.join(verdicts, on=MATCH_KEY, how="left", maintain_order="left")
     return {**frames, CROSSCODER_FEATURES.name: CROSSCODER_FEATURES.frame(judged)}
 
 

@@ -18,9 +18,9 @@ from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.comparisons import MAIN, SAE_SEED
 from homolog.record.sides import MAIN_LABEL
 from homolog.record.tables import LISTS
+from homolog.record.tables.describing import FEATURE_KEY
 
 LISTS_SCHEMA = LISTS.only(*(n for n in LISTS.columns if n not in ("exclusive_r2", "steps")))
-_FEATURE = ["model", "layer", "feature"]
 
 
 def lists(
@@ -39,10 +39,10 @@ def lists(
         remedy = "Run the study with its null."
         raise InputError("matches", "no feature is classified", requirement, remedy)
     seeds = matches.filter(pl.col("r").is_not_nan(), comparison=SAE_SEED.name, label=MAIN_LABEL)
-    seeds = seeds.group_by(_FEATURE).agg(own_seed_r=pl.col("r").max())
+    seeds = seeds.group_by(FEATURE_KEY).agg(own_seed_r=pl.col("r").max())
     good = saes.filter(pl.col("label") == MAIN_LABEL, "passed")
     good = good.select("model", pl.col("layer").cast(pl.Int32))
-    rows = main.join(seeds, on=_FEATURE, how="left", maintain_order="left")
+    rows = main.join(seeds, on=FEATURE_KEY, how="left", maintain_order="left")
     passed = rows.join(good, on=["model", "layer"], how="semi", maintain_order="left")
     alone = (
         ~pl.col("homolog"),
@@ -51,9 +51,9 @@ def lists(
         pl.lit(seeds.is_empty()) | (pl.col("own_seed_r") >= HIGH_MATCH),
     )
     shared = rows.filter("homolog", "mutual").sort(
-        "r", *_FEATURE, descending=[True, *[False] * len(_FEATURE)]
+        "r", *FEATURE_KEY, descending=[True, *[False] * len(FEATURE_KEY)]
     )
-    ordered = {"shared": shared, "exclusive": passed.filter(*alone).sort("r", *_FEATURE)}
+    ordered = {"shared": shared, "exclusive": passed.filter(*alone).sort("r", *FEATURE_KEY)}
     directions = main.select("model", "best_model").unique(maintain_order=True)
     parts = []
     for direction in directions.iter_rows(named=True):

@@ -10,6 +10,7 @@ from homolog.analyses.material import Material
 from homolog.analyses.records import PairRecords
 from homolog.charts.links import address
 from homolog.record.tables import CONTEXTS, FEATURES, LEFT_CONTEXT
+from homolog.record.tables.describing import FEATURE_KEY
 
 DESCRIBED = 0.6e-6  # seconds an activation
 
@@ -19,9 +20,10 @@ def _finish(material: Material, tables: Tables) -> Tables:
     features = tables[FEATURES.name]
     if not material.has(LEFT_CONTEXT):
         return tables
-    keys = ["model", "layer", "feature"]
-    needed = material.table(LEFT_CONTEXT).select(*keys, "context_tokens")
-    joined = features.join(needed, on=keys, how="left", maintain_order="left", validate="1:1")
+    needed = material.table(LEFT_CONTEXT).select(*FEATURE_KEY, "context_tokens")
+    joined = features.join(
+        needed, on=FEATURE_KEY, how="left", maintain_order="left", validate="1:1"
+    )
     return {**tables, FEATURES.name: joined}
 
 

@@ -18,7 +18,7 @@ from homolog.analyses.induction.words import CORRUPTION_WORDS, SHOWN_METRICS, pl
 from homolog.analyses.records import Records, Row, run_of
 from homolog.charts.words import is_number
 from homolog.errors import InputError
-from homolog.record.circuits import COPIED, LOGIT_DIFFERENCE, MATCHED
+from homolog.record.circuits import LOGIT_DIFFERENCE, SHIFT_PREFIX
 from homolog.record.names import listed
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
@@ -87,7 +87,7 @@ class CircuitRecords(Records):
         rows = [
             {"model": model, "token": token}
             | {name: row[f"{prefix}{name}"] for name in SHIFT_COLUMNS}
-            for token, prefix in ((COPIED, ""), (MATCHED, "matched_"))
+            for token, prefix in SHIFT_PREFIX.items()
         ]
         return [shift for shift in rows if shift["verdict"] is not None]
 

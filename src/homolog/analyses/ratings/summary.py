@@ -12,8 +12,8 @@ from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, number
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import RATINGS
+from homolog.record.tables.describing import MATCH_KEY
 
-KEYS = ["model", "layer", "feature", "best_model"]
 TESTS = {
     "Its own texts": "detection",
     "Its partner\u2019s": "partner_detection",
@@ -23,9 +23,9 @@ TESTS = {
 
 def section_values(records: PairRecords) -> Mapping[str, Any] | None:
     """None where no explanation was tested on a partner of the other model."""
-    main = records.matches.filter(comparison=MAIN.name).select(*KEYS, "homolog")
+    main = records.matches.filter(comparison=MAIN.name).select(*MATCH_KEY, "homolog")
     rated = records.table(RATINGS).filter(pl.col("partner_detection").is_not_null())
-    rows = rated.join(main, on=KEYS, how="inner")
+    rows = rated.join(main, on=MATCH_KEY, how="inner")
     if not len(rows):
         return None
     groups = [

@@ -28,19 +28,19 @@ from homolog.matching.intervals import INTERVAL
 from homolog.record.comparisons import shown
 from homolog.record.sides import CURRENT_TOKEN, MAIN_LABEL, NEURON
 from homolog.record.tables import CURVES, FEATURES, MATCHES, RATINGS, RELATION
+from homolog.record.tables.describing import FEATURE_KEY
 
 HEIGHTS = ("r", "excess")
 LEAST_FEATURES = 10  # behind a correlation
 _DIRECTION = ("comparison", "model", "best_model", "best_label")
-_FEATURE = ["model", "layer", "feature"]
 
 
 def measure_study(material: Material) -> Tables:
     """Task: every measure of the features, and of the ratings where there are some, against r."""
     features = material.table(FEATURES)
     if material.has(RATINGS):
-        ratings = material.table(RATINGS).select(*_FEATURE, *RATED)
-        features = features.join(ratings, on=_FEATURE, how="left")
+        ratings = material.table(RATINGS).select(*FEATURE_KEY, *RATED)
+        features = features.join(ratings, on=FEATURE_KEY, how="left")
     compared = [model.name for model in material.compared]
     matches = related(material.table(MATCHES)).filter(pl.col("model").is_in(compared))
     relation, curves = relate(matches, features, seed=material.seed)
@@ -86,7 +86,7 @@ def relate(
         raise InputError("bins", bins, requirement, "Give edges such as 0, 0.5, 1.")
     measures = [name for name in MEASURES if name in features.columns]
     heights = [name for name in HEIGHTS if name in matches.columns]
-    joined = matches.join(features.select(*_FEATURE, *measures), on=_FEATURE)
+    joined = matches.join(features.select(*FEATURE_KEY, *measures), on=FEATURE_KEY)
     rows, curves = [], []
     for direction, part in joined.group_by(_DIRECTION, maintain_order=True):
         for x, y in itertools.product(heights, measures):

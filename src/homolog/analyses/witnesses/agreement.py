@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from homolog.analyses.witnesses.rules import NAMES
 from homolog.matching.intervals import INTERVAL
 from homolog.record.tables import WITNESS_AGREEMENT
+from homolog.record.tables.describing import FEATURE_KEY
 
 RESAMPLES = 1000
 LEAST_LINES = 10
@@ -62,8 +63,8 @@ def with_lines(said: pl.DataFrame, lines: pl.DataFrame | None) -> pl.DataFrame:
     own = said.with_columns(born_layer="layer", born_feature="feature")
     if lines is None:
         return own
-    feature, born = ["model", "layer", "feature"], ["born_layer", "born_feature"]
-    return own.update(lines.select(*feature, *born).drop_nulls(), on=feature, how="left")
+    born = lines.select(*FEATURE_KEY, "born_layer", "born_feature").drop_nulls()
+    return own.update(born, on=FEATURE_KEY, how="left")
 
 
 def _counts(one: str, other: str) -> list[pl.Expr]:

@@ -38,8 +38,8 @@ from homolog.record.tables import (
     RATINGS,
     WITNESSES,
 )
+from homolog.record.tables.describing import MATCH_KEY
 
-KEYS = ["model", "layer", "feature", "best_model"]
 PREDICTED = CLOSE**2
 """Share of a feature's variance from which the features of another model predict it."""
 TELLS, CHANCE = 0.75, 0.5
@@ -63,8 +63,8 @@ class Witness:
     shared: pl.Expr
 
     def says(self, rows: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
-        """Of rows of its table: `KEYS` and a column of its name, without what it does not say."""
-        said = rows.lazy().filter(self.speaks).select(*KEYS, self.shared.alias(self.name))
+        """Of rows of its table that say anything: `MATCH_KEY`, and a column of its name."""
+        said = rows.lazy().filter(self.speaks).select(*MATCH_KEY, self.shared.alias(self.name))
         return said.drop_nulls().collect()
 
 
@@ -99,12 +99,12 @@ NAMES = tuple(witness.name for witness in ALL)
 
 
 def witnesses(said: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """`WITNESSES` of what they say, by name (`Witness.says`), in the order of `KEYS`."""
-    joined = pl.DataFrame(schema=WITNESSES.only(*KEYS))
+    """`WITNESSES` of what they say, by name (`Witness.says`), in the order of `MATCH_KEY`."""
+    joined = pl.DataFrame(schema=WITNESSES.only(*MATCH_KEY))
     for frame in said.values():
         typed = frame.with_columns(pl.col("layer", "feature").cast(pl.Int32))
-        joined = joined.join(typed, on=KEYS, how="full", coalesce=True, validate="1:1")
-    return WITNESSES.frame(joined.sort(KEYS))
+        joined = joined.join(typed, on=MATCH_KEY, how="full", coalesce=True, validate="1:1")
+    return WITNESSES.frame(joined.sort(MATCH_KEY))
 
 
 Asked = Callable[[Table], pl.LazyFrame | None]

@@ -7,25 +7,35 @@ from homolog.record.circuits import (
     CARRIER,
     COPIER,
     FAITHFUL,
+    MATCHED,
     MATCHER,
     READ_POSITIONS,
+    SHIFT_PREFIX,
     correlation_column,
 )
 from homolog.record.table import Column, Type
-from homolog.record.tables.describing import BOOL, F64, I64, MODEL, TEXT, drawn, interval, table
+from homolog.record.tables.describing import (
+    BOOL,
+    F64,
+    I64,
+    MODEL,
+    TEXT,
+    drawn,
+    interval,
+    maybe,
+    table,
+)
 
 _NULL = drawn("null", "faithfulness of random circuits with as many nodes of each kind")
 _SHIFT: dict[str, tuple[Type, str]] = {
     "verdict": (TEXT, "of the Off-by-One test"),
     "offset": (I64, "place, from the token, with the largest effect"),
     "certainty": (F64, "share of resamples with that place"),
-    "centre": (F64, "mean place, weighted by effect"),
-    "centre_lo": (F64, "lower end of its interval"),
-    "centre_hi": (F64, "upper end of its interval"),
+    **interval("centre", "mean place, weighted by effect"),
     "predicted_offset": (I64, "the place that the convolution alone predicts"),
 }
 SHIFT_COLUMNS = tuple(_SHIFT)
-"""Of `circuits`, on what is copied; with "matched_" before them, on what is matched."""
+"""Of `circuits`, on each token, with its `SHIFT_PREFIX` before them."""
 _FAITHFUL = (
     BOOL,
     f"faithfulness within {1 - FAITHFUL:.2g} of 1, its interval above all random circuits",
@@ -51,7 +61,7 @@ CIRCUITS = table(
     faithfulness_hi=(F64, "upper end of its interval"),
     **{name: (kind, f"{means}, on what is copied (B)") for name, (kind, means) in _SHIFT.items()},
     **{
-        f"matched_{name}": Column(kind, f"{means}, on what is matched (A)", optional=True)
+        f"{SHIFT_PREFIX[MATCHED]}{name}": maybe(kind, f"{means}, on what is matched (A)")
         for name, (kind, means) in _SHIFT.items()
     },
     **{name: Column(*column, optional=True) for name, column in _NULL.items()},

@@ -17,6 +17,10 @@ FEATURE = {
     "layer": (I32, "block, from 0"),
     "feature": (I32, "feature of the dictionary after that block"),
 }
+FEATURE_KEY = list(FEATURE)
+"""Columns that name a feature."""
+MATCH_KEY = [*FEATURE_KEY, "best_model"]
+"""The same, and the model in which it is looked for."""
 
 
 def table(name: str, row: str, /, **columns: tuple[Type, str] | Column) -> Table:

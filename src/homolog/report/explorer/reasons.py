@@ -17,12 +17,12 @@ import polars as pl
 from homolog.record.comparisons import OWN_RANDOM, RANDOM_MODEL
 from homolog.record.table import completed
 from homolog.record.tables import MATCHES
+from homolog.record.tables.describing import FEATURE_KEY
 
 HOMOLOG, NO_HOMOLOG = "yes", "no"
 MOSTLY = 0.8
 """Of what all controls explain."""
 CONTROLS, TOKEN, UNTRAINED = "controls", "token", "untrained"
-_FEATURE = ["model", "layer", "feature"]
 
 
 def with_reasons(
@@ -63,19 +63,19 @@ def _with_untrained(
     of = [(owner, twin) for owner, controls in twins.items() for twin in controls]
     owners = pl.DataFrame(of, schema={"of": pl.String, "best_model": pl.String}, orient="row")
     rows = matches.filter(pl.col("comparison").is_in([RANDOM_MODEL.name, OWN_RANDOM.name]))
-    rows = rows.select("comparison", *_FEATURE, "best_model", "r").collect()
+    rows = rows.select("comparison", *FEATURE_KEY, "best_model", "r").collect()
     rows = rows.join(owners, on="best_model").with_columns(pl.col("r").fill_nan(None))
     if rows.is_empty():
         return main
     highest = pl.col("r").max()
-    partner = rows.filter(comparison=RANDOM_MODEL.name).group_by(*_FEATURE, "of")
-    own = rows.filter(comparison=OWN_RANDOM.name).group_by(_FEATURE)
+    partner = rows.filter(comparison=RANDOM_MODEL.name).group_by(*FEATURE_KEY, "of")
+    own = rows.filter(comparison=OWN_RANDOM.name).group_by(FEATURE_KEY)
     joined = main.join(
         partner.agg(_partner=highest),
-        left_on=[*_FEATURE, "best_model"],
-        right_on=[*_FEATURE, "of"],
+        left_on=[*FEATURE_KEY, "best_model"],
+        right_on=[*FEATURE_KEY, "of"],
         how="left",
         maintain_order="left",
-    ).join(own.agg(_own=highest), on=_FEATURE, how="left", maintain_order="left")
+    ).join(own.agg(_own=highest), on=FEATURE_KEY, how="left", maintain_order="left")
     untrained = pl.max_horizontal("_partner", "_own").alias("untrained_r")
     return joined.with_columns(untrained).drop("_partner", "_own")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from homolog.analyses.witnesses.rules import KEYS, NAMES
+from homolog.analyses.witnesses.rules import NAMES
+from homolog.record.tables.describing import MATCH_KEY
 
 COLUMN = "witnesses"
 
@@ -20,10 +21,10 @@ def with_witnesses(matches: pl.DataFrame, said: pl.DataFrame | None) -> pl.DataF
     if said is None:
         return matches
     words = said.select(
-        *KEYS, pl.concat_str(_words(), separator=", ", ignore_nulls=True).alias(COLUMN)
+        *MATCH_KEY, pl.concat_str(_words(), separator=", ", ignore_nulls=True).alias(COLUMN)
     )
-    typed = words.with_columns(pl.col(name).cast(matches.schema[name]) for name in KEYS)
-    return matches.join(typed, on=KEYS, how="left", maintain_order="left", validate="m:1")
+    typed = words.with_columns(pl.col(name).cast(matches.schema[name]) for name in MATCH_KEY)
+    return matches.join(typed, on=MATCH_KEY, how="left", maintain_order="left", validate="m:1")
 
 
 def against(words: list[str]) -> list[str]:
