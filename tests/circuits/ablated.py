@@ -19,4 +19,5 @@ def ablated_logits(
     sites = [Site.parse(site) for site in ablate]
     ablation = Ablation(model, sites, how, tokens if source is None else source, batch)
     rows = [slice(first, first + batch) for first in range(0, len(tokens), batch)]
-    return torch.cat([ablation.logits(tokens[r], sites, ablation.values(r)) for r in rows])
+    passes = (ablation.logits(tokens[r], [sites], ablation.values(r)) for r in rows)
+    return torch.cat([logits for one in passes for _, logits in one])

@@ -135,6 +135,18 @@ class CircuitEvaluation:
         )
         self._known: dict[frozenset[Site], Tensor] = {}
 
+    def read(self, n_subsets: int, more: Sequence[Collection[Site]] = ()) -> None:
+        """Runs all that the scores with `n_subsets` ask for, and more, in one go: passes that agree
+        in their first blocks are then one pass through these.
+        """
+        everything, circuit = set(self.universe), set(self.circuit)
+        drawn = self._subsets(n_subsets)
+        wanted = [s - k for s in (circuit, everything) for k in drawn]
+        wanted += [circuit - (k | {v}) for v in circuit for k in drawn]
+        wanted += [circuit - (k - {v}) for v in circuit for k in drawn]
+        wanted += [everything - {v} for v in everything]
+        self.metric_with([*wanted, [], *more])
+
     def metric_with(self, kept: Sequence[Collection[Site]]) -> Float[Tensor, "subset prompt"]:
         """m(S) for each subset S of the universe, float64: every node outside S is ablated."""
         wanted = [frozenset(subset) for subset in kept]
@@ -206,15 +218,14 @@ class CircuitEvaluation:
         """The metric of some prompts for each subset: the values put in are read once for all."""
         rows, metric = slice(start, start + self.scoring.batch), self.scoring.metric
         pairs, values = self.pairs[rows], self._ablation.values(rows)
-        clean = self._ablation.logits(pairs.clean, [], values)
-        by_subset = []
-        for subset in subsets:
-            ablate = [site for site in self.universe if site not in subset]
-            logits = self._ablation.logits(pairs.clean, ablate, values) if ablate else clean
+        _, clean = next(self._ablation.logits(pairs.clean, [[]], values))
+        ablated = [[site for site in self.universe if site not in subset] for subset in subsets]
+        by_subset: dict[int, Tensor] = {}
+        for i, logits in self._ablation.logits(pairs.clean, ablated, values):
             measured = measure(logits, pairs, clean)
             check_choice(f"metric for {pairs.name}", metric, measured)
-            by_subset.append(measured[metric].double().cpu())
-        return torch.stack(by_subset)
+            by_subset[i] = measured[metric].double().cpu()
+        return torch.stack([by_subset[i] for i in range(len(subsets))])
 
     def _subsets(self, n: int) -> list[frozenset[Site]]:
         """The empty set, and up to `n` different random subsets of the circuit."""

@@ -189,10 +189,30 @@ class Held(Replay):
     def _captured(
         self, tokens: Tensor, sites: Sequence[Site], stop: int | None = None, **options: Any
     ) -> Run:
-        """A run that captures these; through the blocks up to `stop` alone where one is given."""
-        stop_after = None if stop is None else f"resid.{stop}"
+        """A run that captures these; where `stop` is given, of the blocks from the first of the
+        sites up to it.  The tokens are then `self.tokens` or `self.corrupt`.
+        """
         capture = list(dict.fromkeys(sites))
-        return self.model.run(tokens, capture=capture, stop_after=stop_after, **options)
+        if stop is None:
+            return self.model.run(tokens, capture=capture, **options)
+        first = min(-1 if site.layer is None else site.layer for site in sites)
+        h, embedded = self._stream_before(first, tokens)
+        return self.model.run_blocks(first, stop, h, capture, embedded=embedded)
+
+    def _stream_before(self, layer: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The stream before a block, and what block 0 reads, (prompt, position, d_model).
+
+        All streams are kept as far as they were asked for: every block is passed once.
+        """
+        memo = self._of_clean if tokens is self.tokens else self._of_corrupt
+        if "streams" not in memo:
+            memo["streams"] = [self.model.run(tokens, ["embed"], stop_after="embed")["embed"]]
+        known = memo["streams"]
+        if (first := len(known) - 1) < layer:
+            sites = [Site("resid", n) for n in range(first, layer)]
+            run = self.model.run_blocks(first, layer - 1, known[-1], sites, embedded=known[0])
+            known += [run[site] for site in sites]
+        return known[layer], known[0]
 
     def _window(self, mixer: Mixer, tokens: Tensor) -> Inputs:
         """What every position enters with, of `self.tokens` or `self.corrupt`.

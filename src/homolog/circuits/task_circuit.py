@@ -25,7 +25,7 @@ from homolog.circuits.known import require_paths
 from homolog.circuits.metrics import Interval
 from homolog.circuits.nulls import Null, null_of, random_orders
 from homolog.circuits.prompts import Unable, answers
-from homolog.circuits.size_curve import SizeCurve, discovered_order, size_curves
+from homolog.circuits.size_curve import SizeCurve, discovered_order, size_curves, tried_sizes
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
@@ -223,6 +223,8 @@ def find_circuit(
     evaluation = CircuitEvaluation(model, pairs, components["node"].to_list(), scoring)
     orders = random_orders(evaluation.universe, search.n_random, seed)
     orders = [discovered_order(discovery, evaluation.universe), *orders]
+    sizes = tried_sizes(len(evaluation.universe))
+    evaluation.read(search.n_subsets, [order[:size] for order in orders for size in sizes])
     curve, *random_curves = size_curves(evaluation, orders)
     return TaskCircuit(
         evaluation,

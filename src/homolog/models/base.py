@@ -245,20 +245,15 @@ class LanguageModel(ABC):
         table of positions, and where no edit was given, logits or a captured residual stream that
         are not finite.
         """
-        available = self.sites()
-        reads: dict[Site, list[Site]] = {}
-        for asked in capture:
-            site = resolve(asked, available, self.name)
-            reads.setdefault(site.base, []).append(site)
-        by_site = self._by_site(edits)
-        stop = None if stop_after is None else resolve(stop_after, available, self.name).base
-        if stop is not None and (late := [s for s in reads if _depth(s) > _depth(stop)]):
+        taps = self._taps(capture, edits)
+        stop = None if stop_after is None else resolve(stop_after, self.sites(), self.name).base
+        if stop is not None and (late := [s for s in taps.reads if _depth(s) > _depth(stop)]):
             requirement = f"the pass stops after {stop}"
             remedy = "Stop later, or capture earlier sites."
             raise InputError("capture", str(min(late, key=_depth)), requirement, remedy)
-        taps, tokens = Taps(reads, by_site), self._checked(tokens)
+        tokens = self._checked(tokens)
         run = Run(self._text_pass(tokens, taps, stop, last_only), taps.captured)
-        if not by_site:
+        if not taps.edits:
             streams = (value for site, value in run.captured.items() if site.kind in STREAM)
             again = self._again(
                 lambda w, taps: self._text_pass(tokens[w : w + 1], taps, stop, False)
@@ -341,9 +336,9 @@ class LanguageModel(ABC):
             requirement = f"the stream of {self.name} is {axes}, in floats"
             remedy = "Give what a run captured at resid.LAYER."
             raise InputError("h", tuple(h.shape), requirement, remedy)
-        by_site = self._by_site(edits)
-        logits = self._text_rest(layer, h, Taps({}, by_site), last_only, embedded)
-        if not by_site:
+        taps = self._taps((), edits)
+        logits = self._text_rest(layer, h, taps, last_only, embedded)
+        if not taps.edits:
             before = ("embed", None) if layer == -1 else ("resid", layer)
 
             def rest_alone(window: int, taps: Taps) -> Tensor:
@@ -355,11 +350,15 @@ class LanguageModel(ABC):
             require_finite(self._again(rest_alone), (h, logits), None)
         return logits
 
-    def _by_site(self, edits: Sequence[Edit]) -> dict[Site, list[Edit]]:
-        by_site: dict[Site, list[Edit]] = {}
+    def _taps(self, capture: Sequence[Site | str], edits: Sequence[Edit]) -> Taps:
+        """What a pass reads and edits.  InputError for unknown sites."""
+        available, taps = self.sites(), Taps({}, {})
+        for asked in capture:
+            site = resolve(asked, available, self.name)
+            taps.reads.setdefault(site.base, []).append(site)
         for edit in edits:
-            by_site.setdefault(resolve(edit.site, self.sites(), self.name).base, []).append(edit)
-        return by_site
+            taps.edits.setdefault(resolve(edit.site, available, self.name).base, []).append(edit)
+        return taps
 
     def _checked(self, tokens: TokensLike) -> Tokens:
         """The tokens on the model's device.  InputError for one it does not embed, and too many."""

@@ -8,6 +8,7 @@ its blocks.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,8 +16,10 @@ from torch import Tensor
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
+from homolog.models.edits import Edit
 from homolog.models.guards import reads_more
 from homolog.models.products import linear
+from homolog.models.runs import Run
 from homolog.models.sites import Site
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
@@ -43,6 +46,26 @@ class Blockwise(LanguageModel):
     def embed(self, tokens: Tokens) -> Residual:
         """What block 0 reads."""
         return self.embedding()(tokens)
+
+    def run_blocks(
+        self,
+        first: int,
+        last: int,
+        h: Residual,
+        capture: Sequence[Site | str] = (),
+        edits: Sequence[Edit] = (),
+        embedded: Residual | None = None,
+    ) -> Run:
+        """Blocks `first` to `last` alone, from the residual stream `h` before them.
+
+        h         (batch, position, d_model), of all positions of a pass, its beginning included
+        capture, edits   as in `run`; what these blocks do not reach is neither read nor edited
+        embedded  what block 0 read, shaped like `h`, where blocks read it beside the stream
+        No logits come with it.
+        """
+        taps = self._taps(capture, edits)
+        self._blocks_after(first - 1, last, h, taps, embedded)
+        return Run(None, taps.captured)
 
     def _pass(
         self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool

@@ -164,10 +164,15 @@ class Decoder(Blockwise):
             if i and flow.aside is None:
                 flow = Flow(taps(self.stream_kind(layer, i), layer, flow.h))
             read = flow.read_by(step)
-            flow = self.after(
-                step, flow, [b(read, context, taps_of(b, context, taps)) for b in step]
-            )
+            flow = self.after(step, flow, [self._given(b, read, context, taps) for b in step])
         return flow.h
+
+    @staticmethod
+    def _given(branch: Branch, read: Tensor, context: Context, taps: Taps) -> Tensor:
+        """What a branch adds to the stream; it is not computed where edits put all of it there."""
+        if taps.replaces(branch.out, branch.sites, branch.layer):
+            return taps(branch.out, branch.layer, torch.empty_like(read))
+        return branch(read, context, taps_of(branch, context, taps))
 
     def after(self, step: Step, flow: Flow, outs: Sequence[Tensor]) -> Flow:
         """What a step hands on, from what its branches give."""

@@ -46,6 +46,18 @@ class Edit:
     state_dims: Sequence[int] | None = field(default=None, kw_only=True)
     taps: Sequence[int] | None = field(default=None, kw_only=True)
 
+    @property
+    def puts_all(self) -> bool:
+        """Whether what was at the site is nowhere in what stands there afterwards."""
+        selectors = (self.positions, self.heads, self.channels, self.state_dims, self.taps)
+        site = Site.parse(self.site)
+        return self.brings and site == site.base and all(given is None for given in selectors)
+
+    @property
+    def brings(self) -> bool:
+        """Whether what it puts there does not depend on what was there."""
+        return False
+
     def operand(self, selection: Selection) -> Tensor | None:
         """The tensor that the edit brings: its shape broadcasts to that of the selected part."""
         return None
@@ -210,6 +222,10 @@ class _WithValue(Edit):
 class Replace(_WithValue):
     """Put `value` there."""
 
+    @property
+    def brings(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class Add(_WithValue):
@@ -223,6 +239,10 @@ class Add(_WithValue):
 class Zero(Edit):
     """Put zeros there."""
 
+    @property
+    def brings(self) -> bool:
+        return True
+
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         return torch.zeros_like(old)
 
@@ -235,6 +255,10 @@ class Mean(Edit):
     """
 
     source: Run | None = None
+
+    @property
+    def brings(self) -> bool:
+        return self.source is not None
 
     def operand(self, selection: Selection) -> Tensor | None:
         if self.source is None:
@@ -264,6 +288,10 @@ class Resample(Edit):
 
     source: Run | None = None
     rows: Tensor | None = None
+
+    @property
+    def brings(self) -> bool:
+        return True
 
     def operand(self, selection: Selection) -> Tensor:
         if self.source is None:

@@ -26,6 +26,15 @@ class Taps:
         site = Site(kind, layer)
         return site in self.reads or site in self.edits
 
+    def replaces(self, kind: str, kinds: Sequence[str], layer: int) -> bool:
+        """Whether edits put all of the site there, and none of the other `kinds` is read: what
+        would have been there need not be computed.
+        """
+        edits = self.edits.get(Site(kind, layer), ())
+        if not any(edit.puts_all for edit in edits):
+            return False
+        return not any(Site(other, layer) in self.reads for other in kinds if other != kind)
+
     def splits(self, kinds: Sequence[str], layer: int, inputs: Tensor) -> bool:
         """Whether the pass must go through one of the sites.
 
