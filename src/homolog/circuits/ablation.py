@@ -10,7 +10,6 @@ A head is ablated at z, which is the same as at its output: that is linear in z.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-
 from typing import cast
 
 import torch

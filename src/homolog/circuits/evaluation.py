@@ -28,6 +28,7 @@ from torch import Tensor
 
 from homolog.circuits.ablation import Ablation
 from homolog.circuits.edges import nodes
+from homolog.circuits.known import require_paths
 from homolog.circuits.metrics import (
     Interval,
     interval,
@@ -131,7 +132,7 @@ class CircuitEvaluation:
                 raise InputError("circuit", str(site), requirement, remedy)
         self.model, self.pairs, self.scoring = model, pairs, scoring
         self._ablation = Ablation(
-            model, self.universe, scoring.ablation, pairs.corrupt, scoring.batch
+            require_paths(model), self.universe, scoring.ablation, pairs.corrupt, scoring.batch
         )
         self._known: dict[frozenset[Site], Tensor] = {}
 

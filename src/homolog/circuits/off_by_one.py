@@ -141,12 +141,13 @@ def off_by_one(
         -effects.change(METRIC).unflatten(0, (len(places), len(OFFSETS)))
         for effects in tracer.measure(questions, of.__getitem__)
     )
+    predicted = tracer.predicted(places, pairs, token, OFFSETS)
     profiles = [
         Profile(
             place,
             interval(drop[i], seed=prompts.seed),
             interval(null[i], seed=prompts.seed),
-            tracer.predicted(place, pairs, token, OFFSETS),
+            predicted[i],
         )
         for i, place in enumerate(places)
     ]

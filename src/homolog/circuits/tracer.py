@@ -244,9 +244,9 @@ class Tracer:
         return paths.writes_to_logits(part_name(self.by_write[place]), at)
 
     def predicted(
-        self, place: str, pairs: PromptPairs, token: str, offsets: Sequence[int]
-    ) -> Tensor:
-        """Share of each offset in what that place carries of a token, by its mixer; NaN: none told.
+        self, places: Sequence[str], pairs: PromptPairs, token: str, offsets: Sequence[int]
+    ) -> list[Tensor]:
+        """Share of each offset in what each place carries of a token, by its mixer; NaN: none told.
 
         A tap that reads k positions back brings the token to offset k.  Its share is the energy of
         what it brings, channel by channel, each weighed by how much the answer reads of it there:
@@ -257,38 +257,39 @@ class Tracer:
 
         m is the answer's logit difference.
         """
-        unknown = torch.full((len(offsets),), torch.nan, dtype=torch.float64)
-        if place in self.heads:
-            return unknown
-        state = self.by_write[place]
-        share = torch.ones(1, dtype=torch.float64)  # without a local part a token stays where it is
-        if state.local_taps is not None:
-            energy = self._energy_of_taps(state, pairs[:_PREDICTED_FROM], token).flip(0)
-            share = (energy / energy.sum()).cpu()
-        return torch.tensor(
-            [float(share[o]) if 0 <= o < len(share) else 0.0 for o in offsets], dtype=torch.float64
-        )
+        states = [self.by_write[place] for place in places if place not in self.heads]
+        with_taps = [state for state in states if state.local_taps is not None]
+        energies = self._energies_of_taps(with_taps, pairs[:_PREDICTED_FROM], token)
 
-    def _energy_of_taps(self, state: LinearMixer, pairs: PromptPairs, token: str) -> Tensor:
-        """sum over d of a s^2 for each tap; the last one reads the own position."""
-        assert state.local_taps is not None
-        model, site = self.model.plain, Site(state.local_taps, state.layer)
+        def share(place: str) -> Tensor:
+            if place in self.heads:
+                return torch.full((len(offsets),), torch.nan, dtype=torch.float64)
+            # without a local part a token stays where it is
+            energy = energies.get(self.by_write[place], torch.ones(1)).double().cpu().flip(0)
+            known = dict(enumerate((energy / energy.sum()).tolist()))
+            return torch.tensor([known.get(o, 0.0) for o in offsets], dtype=torch.float64)
+
+        return [share(place) for place in places]
+
+    def _energies_of_taps(
+        self, states: Sequence[LinearMixer], pairs: PromptPairs, token: str
+    ) -> dict[LinearMixer, Tensor]:
+        """sum over d of a s^2 for each tap of each; the last one reads the own position."""
+        if not states:
+            return {}
+        model = self.model.plain
+        sites = {state: Site(state.local_taps or "", state.layer) for state in states}
         embedded = model.run(pairs.clean, capture=["embed"], stop_after="embed")["embed"]
         with torch.enable_grad():
             start = Replace("embed", embedded.clone().requires_grad_())
-            run = model.run(pairs.clean, capture=[site], edits=[start], last_only=True)
+            run = model.run(pairs.clean, [*sites.values()], [start], last_only=True)
             assert run.logits is not None
             value = measure(run.logits[:, -1], pairs)[METRIC].sum()
-            (gradient,) = torch.autograd.grad(value, [run[site]])
-        brought = run[site].detach().double().flatten(0, 1)
-        # what a tap that reads k back brings of the token is k after it
-        back = torch.arange(state.reach, -1, -1)
-        at = pairs.positions[token][:, None] + back
-        inside = (at < pairs.length).to(gradient.device)
-        prompts = torch.arange(len(pairs))[:, None]
-        there = gradient[prompts, at.clamp(max=pairs.length - 1), torch.arange(len(back))]
-        of_taps = (there.double().square() * inside[..., None]).sum(0)
-        return (of_taps * brought.var(0)).sum(-1)
+            gradients = torch.autograd.grad(value, [run[site] for site in sites.values()])
+        return {
+            state: _energy(state, run[site].detach(), gradient, pairs, token)
+            for (state, site), gradient in zip(sites.items(), gradients, strict=True)
+        }
 
     # --- asking
 
@@ -369,3 +370,17 @@ def _writes(state: LinearMixer, name: str, corruption: str) -> PathQuestion:
         lambda p, part: p.writes_to_logits(part_name(state), around(part, name, OFFSETS)),
         about={"sender": write_name(state)} | around_columns(name, OFFSETS),
     )
+
+
+def _energy(
+    state: LinearMixer, brought: Tensor, gradient: Tensor, pairs: PromptPairs, token: str
+) -> Tensor:
+    """What each tap brings of the token, in the units of `Tracer.predicted`."""
+    # a tap that reads k back brings it to k after it
+    back = torch.arange(state.reach, -1, -1)
+    at = pairs.positions[token][:, None] + back
+    inside = (at < pairs.length).to(gradient.device)
+    prompts = torch.arange(len(pairs))[:, None]
+    there = gradient[prompts, at.clamp(max=pairs.length - 1), torch.arange(len(back))]
+    of_taps = (there.double().square() * inside[..., None]).sum(0)
+    return (of_taps * brought.double().flatten(0, 1).var(0)).sum(-1)

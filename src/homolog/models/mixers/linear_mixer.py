@@ -117,17 +117,14 @@ class LinearMixer(Mixer):
         return self.states(inputs, [-1])[:, 0]
 
     def rewritten(self, inputs: Inputs, positions: Tensor, new: Inputs) -> Tensor:
-        length = next(iter(inputs.values())).shape[1]
-        before = self.state_before(inputs, positions)
+        end = next(iter(inputs.values())).shape[1] - 1
+        found = [max(0, int(p) - 1) for p in positions]
+        needed = sorted({*found, end})
+        states = self.states(inputs, needed)
+        place = torch.tensor([needed.index(p) for p in found])
+        # a prompt's first position finds no state
+        started = (positions > 0).to(states).view(-1, *[1] * (states.ndim - 2))
+        before = states[torch.arange(len(positions)), place] * started
         old = at_positions(inputs, positions)
         change = self.stepped_change(before, old, old | new)
-        return self.memory(inputs) + self.carry(change, inputs, positions, length - 1)
-
-    def state_before(self, inputs: Inputs, positions: Tensor) -> Tensor:
-        """The state that each prompt's position finds, (prompt, *state); zero at the start."""
-        needed = sorted({max(0, int(p) - 1) for p in positions})
-        states = self.states(inputs, needed)
-        place = torch.tensor([needed.index(max(0, int(p) - 1)) for p in positions])
-        found = states[torch.arange(len(positions)), place]
-        started = (positions > 0).to(found)
-        return found * started.view(-1, *[1] * (found.ndim - 1))
+        return states[:, -1] + self.carry(change, inputs, positions, end)
