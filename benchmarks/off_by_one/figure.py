@@ -20,7 +20,8 @@ from homolog.report.export import svg_of
 def label(row: dict[str, Any]) -> str:
     """A model in words."""
     taps = "1 tap" if row["kernel"] == 1 else f"{row['kernel']} taps"
-    return f"{taps}, {row['blocks']} blocks, state {row['state']}, seed {row['seed']}"
+    start = "" if row["start"] == "usual" else f", {row['start']} start"
+    return f"{taps}, {row['blocks']} blocks, state {row['state']}{start}, seed {row['seed']}"
 
 
 def save(table: pl.DataFrame, folder: Path) -> None:
@@ -35,7 +36,7 @@ def save(table: pl.DataFrame, folder: Path) -> None:
 
 def chart(table: pl.DataFrame) -> Any:
     """A row a model, a cell an offset; a ring where the convolution alone says it would be."""
-    ordered = table.sort("kernel", "blocks", "state", "seed")
+    ordered = table.sort("kernel", "blocks", "state", pl.col("start") != "usual", "seed")
     names = [label(row) for row in ordered.iter_rows(named=True)]
     grids = [_grid(ordered, names, token, first=token == COPIED) for token in SHIFT_PREFIX]
     return alt.hconcat(*grids, _verdicts(ordered, names), spacing=14).resolve_scale(y="shared")

@@ -22,9 +22,10 @@ from homolog.models.architectures import ADAPTERS
 from homolog.models.base import LanguageModel
 from homolog.models.random_weights import fresh
 from homolog.record.circuits import SHIFT_PREFIX
+from homolog.zoo_training.starts import near_linear_attention
 
-VOCABULARY, LENGTH, QUERIES = 128, 48, 8
-WIDTH, BATCH, STEPS, CHECK = 64, 32, 3000, 100
+VOCABULARY, LENGTH, QUERIES = 32, 24, 5
+WIDTH, BATCH, STEPS, CHECK = 64, 64, 3000, 100
 LR, WARMUP = 3e-3, 50
 LEARNT = 0.95  # accuracy at which training ends
 PROMPTS = Prompts(n_prompts=256, length=LENGTH, seed=1)
@@ -40,16 +41,20 @@ class Tiny:
     blocks: int
     state: int
     seed: int
+    start: str = "usual"
+    """How its weights begin: as Hugging Face draws them, or "linear", as those of the zoo."""
 
     @property
     def name(self) -> str:
-        return f"kernel{self.kernel}-blocks{self.blocks}-state{self.state}-s{self.seed}"
+        start = "" if self.start == "usual" else f"-{self.start}"
+        return f"kernel{self.kernel}-blocks{self.blocks}-state{self.state}{start}-s{self.seed}"
 
 
 GRID = [
-    *(Tiny(k, blocks, 8, seed) for k in (1, 2, 3, 4, 6) for blocks in (2, 4) for seed in (0, 1)),
-    *(Tiny(k, 2, state, seed) for k in (2, 4) for state in (2, 16) for seed in (0, 1)),
-    *(Tiny(4, 3, 8, seed) for seed in (0, 1)),
+    *(Tiny(k, blocks, 16, seed) for k in (1, 2, 3, 4, 6) for blocks in (2, 4) for seed in (0, 1)),
+    *(Tiny(k, 2, state, seed) for k in (2, 4) for state in (4, 8) for seed in (0, 1)),
+    *(Tiny(4, 3, 16, seed) for seed in (0, 1)),
+    *(Tiny(4, blocks, 16, seed, "linear") for blocks in (2, 4) for seed in (0, 1)),
 ]
 
 
@@ -82,7 +87,10 @@ def new_model(tiny: Tiny) -> LanguageModel:
         conv_kernel=tiny.kernel,
         use_cache=False,
     )
-    return ADAPTERS["mamba"](tiny.name, fresh(config, tiny.seed))
+    hf = fresh(config, tiny.seed)
+    if tiny.start == "linear":
+        near_linear_attention(hf)
+    return ADAPTERS["mamba"](tiny.name, hf)
 
 
 def learn(model: LanguageModel, seed: int, steps: int = STEPS) -> tuple[int, float]:

@@ -276,3 +276,31 @@ def test_errors_say_what_to_do(call: Callable, parts: list[str]) -> None:
         call()
     for part in parts:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("make", [neox, mamba])
+def test_what_is_read_in_one_go_is_all_that_the_scores_ask_for(make, monkeypatch):
+    """And the scores are those of passes of their own."""
+    model = make()
+    circuit = nodes(model)[1:3]
+    alone, together = (CircuitEvaluation(model, PAIRS, circuit) for _ in range(2))
+    together.read(4)
+
+    def no_pass(*_):
+        raise AssertionError("another pass")
+
+    scores = alone.faithfulness(), alone.completeness(4), alone.minimality(4), alone.alone()
+    monkeypatch.setattr(CircuitEvaluation, "_chunk", no_pass)
+    again = (
+        together.faithfulness(),
+        together.completeness(4),
+        together.minimality(4),
+        together.alone(),
+    )
+    assert again[0].score.value == scores[0].score.value
+    assert [gap.removed for gap in again[1]] == [gap.removed for gap in scores[1]]
+    for own, other in zip(again[2], scores[2], strict=True):
+        assert own.node == other.node and own.removed == other.removed
+        assert own.difference.value == other.difference.value
+    for name, change in scores[3].items():
+        assert again[3][name].value == change.value

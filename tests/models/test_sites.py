@@ -15,7 +15,7 @@ from tests.models.helpers import (
 from tests.reference.hooked_sites import site_values
 from transformers.pytorch_utils import Conv1D
 
-from homolog.models import Site
+from homolog.models import Mean, Resample, Site, Zero
 from homolog.models.mamba import Mamba
 from homolog.models.mixers.attention import Attention
 from homolog.models.sites import KINDS
@@ -185,3 +185,37 @@ def test_names_are_read_and_written_alike():
     assert Site.parse("key.5.0@-1") == Site("key", 5, 0, -1)
     assert Site.parse("key.5.0@-1").base == Site("key", 5)
     assert set(KINDS["pattern"]) == {"batch", "head", "position", "key_position"}
+
+
+def test_blocks_alone_give_what_they_give_in_a_pass(model):
+    """From the stream before them, with what is read and edited in them."""
+    inside = [Site(kind, 1) for kind in model.layer_kinds(1)]
+    zero = Zero(Site("resid_pre", 1), positions=[0])
+    for edits in ([], [zero]):
+        run = model.run(TOKENS, capture=["embed", "resid.0", *inside], edits=edits)
+        alone = model.run_blocks(1, 1, run["resid.0"], inside, edits, run["embed"])
+        assert alone.logits is None
+        for site in inside:
+            assert relative(alone[site], run[site]) < 1e-6, site
+
+
+def test_a_branch_whose_output_is_put_there_is_not_computed(monkeypatch):
+    """Unless something else of it is read; the result is the same."""
+    model = tiny("neox-sequential")
+    mlp = model.layers[1][1][0]
+    calls = []
+    passed = type(mlp).__call__
+    monkeypatch.setattr(
+        type(mlp), "__call__", lambda self, *a: calls.append(self.layer) or passed(self, *a)
+    )
+    other = model.run(TOKENS.flip(0), capture=["mlp_out.1"])
+    for edit in (Zero("mlp_out.1"), Resample("mlp_out.1", source=other)):
+        calls.clear()
+        skipped = model.run(TOKENS, edits=[edit]).logits
+        assert 1 not in calls and 0 in calls
+        read = model.run(TOKENS, capture=["mlp_hidden.1"], edits=[edit])
+        assert 1 in calls and torch.equal(read.logits, skipped)
+    for edit in (Zero("mlp_out.1", positions=[2]), Mean("mlp_out.1")):
+        calls.clear()
+        model.run(TOKENS, edits=[edit])
+        assert 1 in calls
