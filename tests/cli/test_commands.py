@@ -64,7 +64,7 @@ def test_help_names_the_recipes_and_tasks_that_ship() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "dmeo"], "Built in: controls, demo, dictionary-grid, over-training, paper"),
+        (["run", "dmeo"], "Built in: controls, demo, dictionary-grid, grid, over-training, paper"),
         (["verify", "/nowhere"], "with a run.json in it"),
         (["report", "/nowhere"], "run"),
         (["zoo", "card", "mamba-s9"], "The zoo holds: transformer-s0"),

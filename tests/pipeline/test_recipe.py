@@ -52,6 +52,7 @@ def test_every_built_in_recipe_loads() -> None:
         "controls",
         "demo",
         "dictionary-grid",
+        "grid",
         "over-training",
         "paper",
         "paper-2.8b",
@@ -259,7 +260,7 @@ def test_a_rehearsal_of_some_blocks_keeps_names_and_pairs() -> None:
 
 
 def test_no_such_recipe() -> None:
-    listed = "Built in: controls, demo, dictionary-grid, over-training, paper"
+    listed = "Built in: controls, demo, dictionary-grid, grid, over-training, paper"
     with pytest.raises(InputError, match=listed):
         load_recipe("dmeo")
 

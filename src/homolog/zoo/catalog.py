@@ -82,6 +82,7 @@ _ENTRIES = (
     Entry("mamba-random", "mamba", 1100, trained=False),
     Entry("gpt-neox-s0", "gpt_neox", 0, text="zoo:domains"),
     Entry("gpt-neox-s1", "gpt_neox", 1, text="zoo:domains"),
+    Entry("llama-s0", "llama", 0, text="zoo:domains"),
     Entry("mamba-1-s0", "mamba", 0, text="zoo:domains"),
     Entry("mamba-1-s1", "mamba", 1, text="zoo:domains"),
     Entry("mamba-2-s0", "mamba2", 0, text="zoo:domains"),
