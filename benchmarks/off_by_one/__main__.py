@@ -34,9 +34,11 @@ def main(out: str = "runs/off-by-one") -> None:
     ) as pool:
         running = {pool.submit(measured, tiny): tiny for tiny in missing}
         for future in as_completed(running):
+            if future.exception() is not None:
+                pool.shutdown(cancel_futures=True)
             row = future.result()
             write_text(files[running[future]], json.dumps(row))
-            said = row.get("verdict", "did not learn it")
+            said = row.get("verdict", "has not learnt it")
             print(
                 f"{row['name']}: {said}, {row['accuracy']:.0%} right after {row['steps']} steps, "
                 f"{row['seconds']:.0f} s",

@@ -81,7 +81,7 @@ def _verdicts(ordered: pl.DataFrame, names: list[str]) -> Any:
     rows = [
         {
             "model": label(row),
-            "said": f"{row.get('verdict') or 'did not learn it'} ({row['accuracy']:.0%} right)",
+            "said": f"{row.get('verdict') or 'has not learnt it'} ({row['accuracy']:.0%} right)",
         }
         for row in ordered.iter_rows(named=True)
     ]

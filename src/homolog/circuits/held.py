@@ -172,6 +172,8 @@ class Held(Replay):
         if mixer.local is None:
             return None
         sites, own = self._past_sites(mixer), self._last(mixer, mixer.local)
+        if not mixer.reach:
+            return own.new_empty(len(own), 0, *own.shape[1:])
         missing = [torch.zeros_like(own)] * (mixer.reach - len(sites))
         return torch.stack([*missing, *(self._clean[site] for site in sites)], 1)
 
